@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 python := .venv/bin/python
 args ?=
 
-.PHONY: help setup demo test test-long lint types docs bench check-lock lock wheel clean
+.PHONY: help setup demo test test-long lint fix types docs bench check-lock lock wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 # /p' Makefile | awk -F'#' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -24,8 +24,12 @@ test-long: setup ## all tests
 lint: setup ## style, import directions, lock
 	@$(python) -m ruff check
 	@$(python) -m ruff format --check
-	@.venv/bin/lint-imports --no-cache
+	@.venv/bin/lint-imports --no-cache --no-logo
 	@$(python) tools/check_lock.py
+
+fix: setup ## what lint can mend by itself
+	@$(python) -m ruff check --quiet --fix
+	@$(python) -m ruff format
 
 types: setup ## mypy, strict
 	@$(python) -m mypy

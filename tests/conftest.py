@@ -104,8 +104,8 @@ def state(tmp_path_factory, monkeypatch) -> Path:
     home = tmp_path_factory.mktemp("home")
     for name in ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA"):
         monkeypatch.setenv(name, str(home))
-    for name, below in (("XDG_STATE_HOME", ".local/state"), ("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache")):
-        monkeypatch.setenv(name, str(home / below))
+    for kind, below in (("STATE", ".local/state"), ("CONFIG", ".config"), ("CACHE", ".cache")):
+        monkeypatch.setenv(f"XDG_{kind}_HOME", str(home / below))
     return home / ".local/state"
 
 
