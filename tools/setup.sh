@@ -65,7 +65,8 @@ else:
 }
 
 why() { # one line: what $log says went wrong, and what to do
-    if grep -qiE 'no space left|os error 28|disk quota' "$log" || [ "$(free_mb)" -lt 20 ]; then
+    if grep -qiE 'no space left|os error 28|disk quota' "$log" || [ "$(free_mb .)" -lt 20 ] ||
+        [ "$(free_mb "${TMPDIR:-/tmp}")" -lt 60 ]; then
         echo "no space: about $needs_mb MB are needed here and in ${TMPDIR:-/tmp}; free some, then run it again"
     elif grep -qiE 'certificate|SSLError' "$log"; then
         echo "the package index's certificate is not trusted: set the one of your network for pip (pip config set global.cert FILE)"
@@ -76,11 +77,14 @@ why() { # one line: what $log says went wrong, and what to do
     elif grep -qiE 'no matching distribution|no wheels|no solution found|not have a wheel' "$log"; then
         echo "a package of requirements.lock has no ready-made build for this Python and system: try another, PYTHON=python3.12"
     else
-        { grep -E '^ *(ERROR|error|fatal)|[a-z]Error: ' "$log" || cat "$log"; } | tail -n 1
+        { grep -E '^ *(ERROR|error|fatal)|[a-z]Error: ' "$log" || grep -E '[a-z]' "$log"; } | tail -n 1
     fi
 }
 
-free_mb() { df -Pk . | awk '{ for (i = 2; i <= NF; i++) if ($i ~ /^[0-9]+%$/) { print int($(i - 1) / 1024); exit } }'; }
+free_mb() { # of a folder; much where df does not tell
+    df -Pk "$1" 2>/dev/null |
+        awk '{ for (i = 2; i <= NF; i++) if ($i ~ /^[0-9]+%$/) mb = int($(i - 1) / 1024) } END { print mb == "" ? 1000000 : mb }'
+}
 
 clear_venv() { # aside first: a kill while it is being removed leaves no half environment under its name
     if [ -e .venv ] || [ -L .venv ]; then mv .venv ".venv-old-$$"; fi
@@ -102,6 +106,10 @@ build() { # install the lock, then this checkout, with uv or pip; what stands al
     fi
     rm -f .venv/ready-*
     "$1_install" --no-deps --no-build-isolation -e . || return 1
+    # Relative, so that it is ASCII: Python up to 3.12 reads it in the locale's encoding and may not start otherwise.
+    for pth in .venv/lib/python3*/site-packages/*scopeferry.pth; do
+        [ ! -e "$pth" ] || printf '%s\n' ../../../../src >"$pth"
+    done
     : >"$ready"
 }
 
@@ -111,7 +119,7 @@ if command -v flock >/dev/null 2>&1; then
     flock -n 9 || { say "waiting for another set-up of this folder"; flock 9; }
     if stamps && [ -e "$ready" ]; then exit 0; fi
 fi
-[ "$(free_mb)" -ge "$needs_mb" ] || fail "no space: about $needs_mb MB are needed here, $(free_mb) are free; free some, then run it again"
+[ "$(free_mb .)" -ge "$needs_mb" ] || fail "no space: about $needs_mb MB are needed here, $(free_mb .) are free; free some, then run it again"
 : >"$log" || fail "this folder cannot be written: $(pwd -P)"
 began=$(date +%s)
 
