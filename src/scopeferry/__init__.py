@@ -1,0 +1,24 @@
+"""Carries microscopy data from the instrument to the archive, unchanged, and proves it.
+
+The jobs as functions, each imported at first use: ``scopeferry.transfer(...)``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "transfer": "scopeferry.jobs.transfer",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        import importlib
+
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'scopeferry' has no attribute {name!r}")

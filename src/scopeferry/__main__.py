@@ -1,0 +1,7 @@
+"""``python -m scopeferry``."""
+
+import sys
+
+from scopeferry.cli import main
+
+sys.exit(main())

@@ -1,0 +1,540 @@
+"""Copy one item, or settle by reading that it is there already; and remember what became of it.
+
+`CopyItem` is the task: its row says what the plan expects at the destination, its batch goes through ``Store.put``. `CopyLedger`
+writes the record's lines and then the journal's rows, so the journal never leads. `copy_tasks` reads the plan.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scopeferry.copying.record import Record, path_json
+from scopeferry.errors import ItemError, Refused, ScopeferryError, SourceChanged, Temporary
+from scopeferry.kernel import journal as states
+from scopeferry.kernel import publish
+from scopeferry.kernel.digest import Digests
+from scopeferry.kernel.events import Event
+from scopeferry.kernel.journal import Journal, Row, fingerprint
+from scopeferry.kernel.publish import Folders, Mark, system
+from scopeferry.kernel.run import Result
+from scopeferry.kernel.task import Control, Failure, Outcome
+from scopeferry.logs import printable
+from scopeferry.sources.tree import TreeSource, is_recent
+from scopeferry.stores.local import LocalStore, StoredFile, buffer
+from scopeferry.stores.store import Attributes, Entry, Prove, Upload
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What all items of a run have in common; picklable. ``set_aside``: folder below the record folder for what is healed."""
+
+    source: TreeSource
+    store: LocalStore
+    prove: Prove
+    policy: str
+    recipe: int
+    set_aside: str
+    names: Any = None
+    algorithms: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The payload of an outcome: what was done, from which source, what stood there before, what was lost."""
+
+    action: str
+    source: Mark
+    attempts: int = 1
+    lost: tuple[str, ...] = ()
+    attributes: Attributes | None = None
+    was: str | None = None
+    target: str | None = None
+    stored: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyItem:
+    """One file or symbolic link of the plan. ``key`` is its path at the source, as the system decodes it."""
+
+    order: Order
+    key: str
+    row: Row
+
+    @property
+    def revision(self) -> str:
+        """Input and recipe."""
+        return f"{self.row.size}:{self.row.mtime_ns}:{self.row.source}:{self.order.recipe}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of work."""
+        return self.row.size
+
+    @property
+    def stored(self) -> str:
+        """Its path at the destination."""
+        return self.key if self.order.names is None else str(self.order.names.full(self.key))
+
+    @staticmethod
+    def run_batch(tasks: Sequence[CopyItem], control: Control) -> list[Outcome | Failure]:
+        """Copy or compare them all; one answer for each."""
+        order = tasks[0].order
+        answers = _run(tasks, control)
+        lost = [i for i, answer in enumerate(answers) if isinstance(answer, Failure) and answer.code in {"SF-202", "SF-204", "SF-205"}]
+        if lost and not order.source.present():  # the source is gone, not its files: wait, and try these again
+            error = Temporary(f"source is gone: {order.source.root}", code="SF-322", path=order.source.root)
+            try:
+                control.wait_for("source", order.source.present, control.patience_gone_s, error)
+                control.done_waiting("source")
+                for i, answer in zip(lost, _run([tasks[i] for i in lost], control), strict=True):
+                    answers[i] = answer
+            except ScopeferryError as reason:
+                for i in lost:
+                    answers[i] = Failure.of(tasks[i].key, reason)
+        return answers
+
+
+def _run(tasks: Sequence[CopyItem], control: Control) -> list[Outcome | Failure]:
+    order = tasks[0].order
+    answers: dict[int, Outcome | Failure] = {}
+    uploads: dict[int, tuple[Upload, dict[str, Any]]] = {}
+    try:
+        with order.source.folders() as here, Folders(order.store.root) as there:
+            for index, task in enumerate(tasks):
+                try:
+                    control.check()
+                    found = _Comparison(task, here, there, control).settle()
+                except ScopeferryError as error:
+                    answers[index] = Failure.of(task.key, error, retryable=False)
+                    continue
+                if isinstance(found, Outcome):
+                    answers[index] = found
+                else:
+                    uploads[index] = found
+            _put(tasks, uploads, answers, here, control)
+    except OSError as error:
+        item = order.source.translated(error, tasks[0].key)
+        for index, task in enumerate(tasks):
+            answers.setdefault(index, Failure.of(task.key, item))
+    return [answers[index] for index in range(len(tasks))]
+
+
+def _put(
+    tasks: Sequence[CopyItem],
+    uploads: dict[int, tuple[Upload, dict[str, Any]]],
+    answers: dict[int, Outcome | Failure],
+    here: Folders,
+    control: Control,
+) -> None:
+    if not uploads:
+        return
+    order = tasks[0].order
+    read_at = time.time_ns()
+    found = order.store.put([upload for upload, _ in uploads.values()], prove=order.prove, control=control)
+    for index, answer in zip(uploads, found, strict=True):
+        task = tasks[index]
+        if isinstance(answer, Entry) and answer.source is not None and order.source.disk.steady:
+            answer = _look_again(order, here, task, answer, read_at)  # noqa: PLW2901
+        answers[index] = answer if isinstance(answer, Failure) else _outcome(task, answer, uploads[index][1])
+
+
+def _look_again(order: Order, here: Folders, task: CopyItem, entry: Entry, read_at: int) -> Entry | Failure:
+    """A time within one clock tick of the read is looked at once more, now that the tick is over."""
+    assert entry.source is not None
+    if is_recent(entry.source, read_at, coarse=False) or max(entry.source.mtime_ns, entry.source.ctime_ns) > read_at:
+        head, _, name = task.key.rpartition("/")
+        try:
+            now = publish.mark(system.lstat(here.open(head), name))
+        except OSError:
+            return entry  # vanished after it was copied: the next listing says so
+        if now != entry.source:
+            return Failure(task.key, "SF-201", f"changed while it was read: {printable(task.key)}", retryable=True)
+    return entry
+
+
+def _outcome(task: CopyItem, entry: Entry, facts: dict[str, Any]) -> Outcome:
+    action = facts.get("action", "copied")
+    stored = entry.key if entry.key != task.key else None
+    source = entry.source or facts["source"]
+    copied = Copied(action, source, entry.attempts, entry.lost, entry.attributes, facts.get("was"), facts.get("target"), stored,
+                    facts.get("note"))  # fmt: skip
+    size = 0 if facts.get("target") is not None else entry.mark.size
+    return Outcome(task.key, size, entry.digests, entry.mark, entry.read_back, copied)
+
+
+class _Comparison:
+    """What the plan expects of one item, looked at now: an upload, or the outcome of reading what is there."""
+
+    def __init__(self, task: CopyItem, here: Folders, there: Folders, control: Control) -> None:
+        self.task, self.order, self.here, self.there, self.control = task, task.order, here, there, control
+        self.row, self.key, self.stored = task.row, task.key, task.stored
+
+    def settle(self) -> tuple[Upload, dict[str, Any]] | Outcome:
+        if self.row.kind == states.SYMLINK:
+            return self._symlink()
+        state = self.row.state
+        if state == states.COPY:
+            return self._upload(None, "copied")
+        there = self._there()
+        if there is None:
+            return self._upload(None, "copied")
+        if state == states.REPLACE:
+            self._still(there)
+            return self._upload(there, "replaced", was=self._digest_was())
+        if state == states.JUDGE and there.size != self.row.size:
+            return self._foreign(there, None)
+        return self._compare(there)
+
+    # -- both sides are read ------------------------------------------------------------------------------------------------
+
+    def _compare(self, there: Mark) -> tuple[Upload, dict[str, Any]] | Outcome:
+        """Read the side (or sides) in question; adopt what is equal, heal or judge what is not."""
+        state, row, order = self.row.state, self.row, self.order
+        working = order.store.digests[0]
+        was_algorithm = order.algorithms.get(row.recipe or 0, working)
+        source: dict[str, bytes] | None = None
+        mark: Mark | None = None
+        attributes: Attributes | None = None
+        if state != states.CHECK_STORED:
+            source, mark, attributes = self._read_source([*dict.fromkeys((*order.store.digests, was_algorithm))])
+        if state == states.CHECK_SOURCE and source is not None and source[was_algorithm] != row.digest:
+            return self._upload(there, "replaced", was=self._digest_was())
+        copy: dict[str, bytes] | None = None
+        read_back = "no"
+        if state != states.CHECK_SOURCE:
+            copy, read_back = self._read_copy([working] if source is not None else [was_algorithm], there)
+        wanted = source[working] if source is not None else row.digest
+        found = copy[next(iter(copy))] if copy is not None else wanted
+        if found != wanted:
+            if state == states.JUDGE:
+                return self._foreign(there, found)
+            damaged = source is None or row.digest in {None, source[was_algorithm]}
+            note = f"healed: {printable(self.key)} differed at the destination; what was found is in {order.set_aside}"
+            return self._upload(there, "repaired" if damaged else "replaced", was=self._hex(found), heal=True, note=note)
+        if mark is None:
+            mark, attributes = self._source_now()
+        entry_mark, lost = order.store.set_right(self.there, self.stored, attributes or Attributes())
+        action = "adopted" if state == states.JUDGE or row.digest is None else "checked"
+        digests = {name: source[name] for name in order.store.digests} if source is not None else {working: wanted or b""}
+        return Outcome(self.key, row.size, digests, entry_mark, read_back, Copied(action, mark, 1, lost, attributes))
+
+    def _read_source(self, algorithms: Sequence[str]) -> tuple[dict[str, bytes], Mark, Attributes]:
+        with self.order.source.open(self.here, self.key) as reader:
+            digests = Digests(algorithms)
+            block, at = buffer(), 0
+            while got := reader.read_into(block, at):
+                digests.update(block[:got])
+                at += got
+                self.control.add(copied=got)
+                self.control.check()
+            if at != reader.size:
+                raise SourceChanged(f"changed while it was read: {printable(self.key)}", path=self.key)
+            attributes = reader.attributes()
+            return digests.result(), reader.check(), attributes
+
+    def _source_now(self) -> tuple[Mark, Attributes]:
+        with self.order.source.open(self.here, self.key) as reader:
+            attributes = reader.attributes()
+            return reader.check(), attributes
+
+    def _read_copy(self, algorithms: Sequence[str], there: Mark) -> tuple[dict[str, bytes], str]:
+        try:
+            with StoredFile.open(self.there, self.stored) as file:
+                digests = file.digest(algorithms, self.control)
+                if file.check()[:2] != (file.stat.st_ino, there.size):
+                    raise SourceChanged(f"changed at the destination while it was read: {printable(self.key)}", path=self.key)
+                kind = self.order.store.disk.read_back
+                return digests, "memory" if kind == "storage" and file.memory else kind
+        except OSError as error:
+            raise self.order.store._translated(error, self.stored) from error  # noqa: SLF001
+
+    def _foreign(self, there: Mark, found: bytes | None) -> tuple[Upload, dict[str, Any]]:
+        """Other content stands there, and we did not put it there."""
+        policy = self.order.policy
+        if policy == "refuse":
+            raise Refused(f"other content stands at the destination: {printable(self.key)}", code="SF-501", path=self.key)
+        if policy == "keep-both":
+            return self._upload(None, "copied", beside=True, note=f"kept both: {printable(self.key)}")
+        if found is None:
+            copy, _ = self._read_copy([self.order.store.digests[0]], there)
+            found = copy[self.order.store.digests[0]]
+        return self._upload(there, "replaced", was=self._hex(found))
+
+    # -- what is sent -------------------------------------------------------------------------------------------------------
+
+    def _upload(
+        self, expected: Mark | None, action: str, *, was: str | None = None, heal: bool = False, beside: bool = False, note: str | None = None
+    ) -> tuple[Upload, dict[str, Any]]:
+        order, here, key = self.order, self.here, self.key
+        named = None
+        if beside:
+            name = self.stored.rpartition("/")[2]
+            named = lambda digest: beside_name(name, digest)  # noqa: E731
+        upload = Upload(self.stored, lambda: order.source.open(here, key), expected, set_aside=order.set_aside if heal else None, named=named)
+        return upload, {"action": action, "was": was, "note": note}
+
+    def _symlink(self) -> tuple[Upload, dict[str, Any]] | Outcome:
+        order, row = self.order, self.row
+        head, _, name = self.key.rpartition("/")
+        try:
+            folder = self.here.open(head)
+            entry, target = system.lstat(folder, name), system.read_link(folder, name)
+            if not stat.S_ISLNK(entry.st_mode) or system.lstat(folder, name).st_ctime_ns != entry.st_ctime_ns:
+                raise SourceChanged(f"changed while it was read: {printable(self.key)}", path=self.key)
+        except OSError as error:
+            raise order.source.translated(error, self.key) from error
+        source = publish.mark(entry, steady=order.source.disk.steady)
+        attributes = Attributes(mtime_ns=entry.st_mtime_ns if "times" in order.source.keep else None)
+        facts = {"action": "copied", "source": source, "target": target}
+        there = self._there(kind=stat.S_ISLNK)
+        if there is None:
+            return Upload(self.stored, target=target, attributes=attributes), facts
+        dst_head, _, dst_name = self.stored.rpartition("/")
+        dst = self.there.open(dst_head)
+        if system.read_link(dst, dst_name) == target:
+            if attributes.mtime_ns is not None and there.mtime_ns != attributes.mtime_ns:
+                system.set_link_time(dst, dst_name, attributes.mtime_ns)
+            mark = publish.mark(system.lstat(dst, dst_name), steady=order.store.disk.steady)
+            return Outcome(self.key, 0, {}, mark, "no", Copied("adopted", source, 1, (), attributes, target=target))
+        if row.state == states.JUDGE and order.policy != "replace":
+            raise Refused(f"another link stands at the destination: {printable(self.key)}", code="SF-501", path=self.key)
+        if row.state == states.REPLACE:
+            self._still(there)
+        return Upload(self.stored, target=target, attributes=attributes, expected=there), {**facts, "action": "replaced"}
+
+    # -- what stands there now ----------------------------------------------------------------------------------------------
+
+    def _there(self, kind: Any = stat.S_ISREG) -> Mark | None:
+        head, _, name = self.stored.rpartition("/")
+        try:
+            entry = system.lstat(self.there.open(head), name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self.order.store._translated(error, self.stored) from error  # noqa: SLF001
+        if not kind(entry.st_mode):
+            raise Refused(f"something of another kind stands at the destination: {printable(self.key)}", code="SF-502", path=self.key)
+        return publish.mark(entry, steady=self.order.store.disk.steady)
+
+    def _still(self, there: Mark) -> None:
+        """Is what stands there what the plan saw?"""
+        steady = self.order.store.disk.steady
+        seen = fingerprint(there.inode, there.ctime_ns, there.size) if steady else fingerprint(0, 0, there.size)
+        if seen != self.row.stored or there.mtime_ns != (self.row.mtime_ns if self.row.stored_mtime_ns is None else self.row.stored_mtime_ns):
+            raise Refused(f"somebody wrote this at the destination meanwhile: {printable(self.key)}", code="SF-501", path=self.key)
+
+    def _digest_was(self) -> str | None:
+        if self.row.digest is None:
+            return None
+        return f"{self.order.algorithms.get(self.row.recipe or 0, self.order.store.digests[0])}:{self.row.digest.hex()}"
+
+    def _hex(self, digest: bytes | None) -> str | None:
+        return None if digest is None else f"{self.order.store.digests[0]}:{digest.hex()}"
+
+
+def beside_name(name: str, digest: bytes) -> str:
+    """The name of a second version: ``NAME.scopeferry-<8 hex of the digest>.EXT``.
+
+    >>> beside_name("a.tif", bytes(16))
+    'a.scopeferry-00000000.tif'
+    """
+    stem, dot, extension = name.rpartition(".")
+    if not stem:
+        stem, dot, extension = name, "", ""
+    return f"{stem}.scopeferry-{digest[:4].hex()}{dot}{extension}"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkItem:
+    """One further name of an inode: a hard link to the copy of `leader`, made when all files are there."""
+
+    order: Order
+    key: str
+    row: Row
+    leader: str
+
+    @property
+    def revision(self) -> str:
+        """Input and recipe."""
+        return f"{self.row.source}:{self.leader}:{self.order.recipe}"
+
+    @property
+    def size(self) -> int:
+        """Links are no bytes of work."""
+        return 0
+
+    @staticmethod
+    def run_batch(tasks: Sequence[LinkItem], control: Control) -> list[Outcome | Failure]:
+        """Make the links; one answer for each."""
+        order = tasks[0].order
+        answers: list[Outcome | Failure] = []
+        with Folders(order.store.root) as there:
+            for task in tasks:
+                try:
+                    control.check()
+                    expected = None
+                    if task.row.digest is not None:
+                        expected = order.store.entry(task.key)
+                    mark = order.store.link(there, task.leader, task.key, expected)
+                    source = Mark(0, task.row.size, task.row.mtime_ns, 0)
+                    answers.append(Outcome(task.key, task.row.size, {}, mark, "no", Copied("copied", source)))
+                except FileNotFoundError:
+                    message = f"the file it is a hard link of was not copied: {printable(task.key)}"
+                    answers.append(Failure(task.key, "SF-213", message))
+                except ScopeferryError as error:
+                    answers.append(Failure.of(task.key, error))
+                except OSError as error:
+                    answers.append(Failure.of(task.key, order.store._translated(error, task.key)))  # noqa: SLF001
+        return answers
+
+
+def copy_tasks(journal: Journal, order: Order, control: Control) -> Iterator[CopyItem]:
+    """The open rows of the plan as tasks, folder by folder."""
+    for folder, row in journal.open_rows(tuple(state for state in states.OPEN if state != states.LINK)):
+        if control.stopped:
+            return
+        yield CopyItem(order, os.fsdecode(folder + row.name), row)
+
+
+def link_tasks(journal: Journal, order: Order, control: Control) -> Iterator[LinkItem]:
+    """The hard links of the plan."""
+    for folder, row in journal.open_rows((states.LINK,)):
+        if control.stopped:
+            return
+        leader = journal.detail(folder, row.name, "leader")
+        yield LinkItem(order, os.fsdecode(folder + row.name), row, os.fsdecode(leader))
+
+
+@dataclass(slots=True)
+class CopyLedger:
+    """Record first, then journal: one transaction for each call."""
+
+    journal: Journal
+    record: Record
+    order: Order
+    run: str = ""
+    changed: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def settle(self, results: Sequence[Result]) -> list[Event]:
+        """Write down what became of these tasks; the events that tell it."""
+        events, rows, folders = [], [], set()
+        now = time.time()
+        for task, answer in results:
+            assert isinstance(task, CopyItem | LinkItem)
+            raw = os.fsencode(task.key)
+            folder = raw[: len(raw) - len(task.row.name)]
+            if isinstance(answer, Failure):
+                events.append(self._failed(task, answer))
+                state = _state_after(answer)
+                if state is not None:
+                    rows.append((folder, task.row._replace(state=state), {}))
+                continue
+            self.changed += 1
+            folders.add(folder)
+            rows.append((folder, *self._done(task, answer, now)))
+            payload: Copied = answer.payload
+            events.append(Event("done", self.run, task.key, 1, answer.size, _told(payload, answer.read_back, task), now))
+        self.record.flush()
+        if rows:
+            self.journal.touch(folders)
+            self.journal.settle(rows)
+        self.journal.commit()
+        return events
+
+    def _done(self, task: CopyItem | LinkItem, answer: Outcome, now: float) -> tuple[Row, dict[str, Any]]:
+        copied: Copied = answer.payload
+        order, row, mark = self.order, task.row, answer.entry
+        source, steady = copied.source, order.source.disk.steady
+        linked = isinstance(task, LinkItem)
+        digest, digests = answer.digests.get(order.store.digests[0]), answer.digests
+        details: dict[str, Any] = {}
+        if linked:
+            digest, digests, details = self._leader_digest(task)  # type: ignore[arg-type]
+        for name in order.store.digests[1:]:
+            if name in digests:
+                details[f"digest:{name}"] = digests[name]
+        if copied.stored is not None:
+            details["as"] = os.fsencode(copied.stored)
+        stored = fingerprint(mark.inode, mark.ctime_ns, mark.size) if order.store.disk.steady else fingerprint(0, 0, mark.size)
+        new = Row(
+            row.name, row.kind, states.DONE, source.size if not linked else row.size, source.mtime_ns,
+            row.source if linked else fingerprint(source.inode, source.ctime_ns) if steady else fingerprint(0, 0), stored,
+            None if mark.mtime_ns == source.mtime_ns else mark.mtime_ns, digest, order.recipe,
+        )  # fmt: skip
+        self._write_line(task, answer, copied, digests, now)
+        return new, details
+
+    def _leader_digest(self, task: LinkItem) -> tuple[bytes | None, dict[str, bytes], dict[str, Any]]:
+        leader = self.journal.row(os.fsencode(task.leader))
+        digest = leader.digest if leader is not None else None
+        digests = {self.order.store.digests[0]: digest} if digest else {}
+        head, _, name = os.fsencode(task.leader).rpartition(b"/")
+        for algorithm in self.order.store.digests[1:]:
+            found = self.journal.detail(head + b"/" if head else b"", name, f"digest:{algorithm}")
+            if found:
+                digests[algorithm] = found
+        return digest, digests, {}  # type: ignore[return-value]
+
+    def _write_line(self, task: CopyItem | LinkItem, answer: Outcome, copied: Copied, digests: dict[str, bytes], now: float) -> None:
+        kind = "hardlink" if isinstance(task, LinkItem) else "link" if copied.target is not None else "file"
+        more = ""
+        attributes = copied.attributes
+        if attributes is not None:
+            if attributes.mode is not None:
+                more += f', "mode": {attributes.mode}'
+            if attributes.xattrs:
+                import base64  # noqa: PLC0415
+
+                more += f', "xattrs": {json.dumps({k: base64.b64encode(v).decode() for k, v in attributes.xattrs.items()})}'
+        for key, value in (("was", copied.was), ("target", copied.target), ("stored", copied.stored)):
+            if value is not None:
+                more += f', "{key}": {json.dumps(value)}'
+        if copied.lost:
+            more += f', "lost": {json.dumps(copied.lost)}'
+        if copied.attempts > 1:
+            more += f', "attempts": {copied.attempts}'
+        if isinstance(task, LinkItem):
+            more += f', "leader": {json.dumps(task.leader)}'
+        found = ", ".join(f'"{name}": "{digest.hex()}"' for name, digest in digests.items())
+        size = task.row.size if isinstance(task, LinkItem) else copied.source.size
+        self.record.add(
+            f'{{{path_json(task.key)}, "kind": "{kind}", "size": {size}, "mtime_ns": {copied.source.mtime_ns}, '
+            f'"digest": {{{found}}}, "action": "{copied.action}", "read_back": "{answer.read_back}", "at": {now:.3f}{more}}}'
+        )
+
+    def _failed(self, task: CopyItem | LinkItem, failure: Failure) -> Event:
+        action = {"SF-201": "changed", "SF-202": "vanished"}.get(failure.code, "conflict" if failure.code.startswith("SF-5") else "failed")
+        if _state_after(failure) is not None or action == "changed":
+            self.record.entry(task.key, "file", action, size=task.row.size, problem={"code": failure.code, "message": failure.message})
+        data = {"code": failure.code, "message": failure.message, "hint": failure.hint}
+        return Event("failed", self.run, task.key, 1, task.row.size, data)
+
+
+def _state_after(failure: Failure) -> int | None:
+    """The state of a row after a failure; None: it stays open, for this run or the next."""
+    if failure.code in {"SF-201", "SF-130", "SF-313", "SF-322", "SF-323", "SF-303", "SF-301", "SF-302"}:
+        return None
+    return states.CONFLICT if failure.code.startswith("SF-5") else states.FAILED
+
+
+def _told(copied: Copied, read_back: str, task: CopyItem | LinkItem) -> dict[str, Any]:
+    told: dict[str, Any] = {"action": copied.action, "read_back": read_back}
+    if isinstance(task, LinkItem):
+        told["kind"] = "hardlink"
+    elif copied.target is not None:
+        told["kind"] = "link"
+    if copied.attempts > 1:
+        told["attempts"] = copied.attempts
+    if copied.lost:
+        told["lost"] = copied.lost
+    if copied.note:
+        told["note"] = copied.note
+    return told

@@ -1,0 +1,180 @@
+r"""The manifest: which digest each file of a copy must have, in the tagged form that the standard checkers read.
+
+One line a regular file, sorted by path bytes, LF, no comments: ``XXH128 (raw_data/a b.tif) = b5e9...``. A path with a backslash,
+LF or CR takes GNU's escape, a leading backslash before the tag; a file of the root named ``-`` is written ``./-``. The *tree
+digest* is the SHA-256 of the working manifest, so ``sha256sum manifest.xxh128`` recomputes it.
+
+Reading also understands what others write: plain sums (``HEX  path``, ``HEX *path``), BagIt manifests, rclone's SUM files.
+Manifests are untrusted: a path that could lead out of the copy is refused, and the line is named.
+
+>>> parse_line(format_line("xxh128", b"new\nline", bytes(16)))
+('xxh128', b'new\nline', b'\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00')
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from scopeferry.errors import UsageError
+from scopeferry.kernel.digest import ALGORITHMS, BY_TAG
+from scopeferry.logs import printable
+
+MAX_LINE = 64 << 10
+PREFIX = "manifest."
+
+_TAGGED = re.compile(rb"(\\?)([A-Za-z0-9-]+) \((.*)\) = ([0-9a-fA-F]+)", re.DOTALL)
+_PLAIN = re.compile(rb"(\\?)([0-9a-fA-F]{32,128}) [ *](.*)", re.DOTALL)
+_BAGIT = re.compile(rb"(\\?)([0-9a-fA-F]{32,128})[ \t]+(.*)", re.DOTALL)
+_BY_HEX_LENGTH = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
+
+
+def format_line(algorithm: str, path: bytes, digest: bytes) -> bytes:
+    """One line with its LF."""
+    if path == b"-":
+        path = b"./-"
+    escape = b""
+    if b"\\" in path or b"\n" in path or b"\r" in path:
+        escape = b"\\"
+        path = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    return b"%s%s (%s) = %s\n" % (escape, ALGORITHMS[algorithm][3].encode(), path, digest.hex().encode())
+
+
+def parse_line(line: bytes, algorithm: str | None = None) -> tuple[str, bytes, bytes]:
+    """(algorithm, path, digest) of one line; raises ValueError with the reason.
+
+    `algorithm` names that of a plain line; without it the number of hex digits decides (32 is MD5).
+    """
+    line = line.removesuffix(b"\n").removesuffix(b"\r")
+    if len(line) > MAX_LINE:
+        raise ValueError("longer than 64 KiB")
+    if tagged := _TAGGED.fullmatch(line):
+        escape, tag, path, hexed = tagged.groups()
+        name = BY_TAG.get(tag.decode().upper().replace("SHA-", "SHA").replace("XXH3-", "XXH"))
+        if name is None:
+            raise ValueError(f"unknown algorithm {tag.decode()!r}")
+    elif plain := (_PLAIN.fullmatch(line) or _BAGIT.fullmatch(line)):
+        escape, hexed, path = plain.groups()
+        name = algorithm or _BY_HEX_LENGTH.get(len(hexed))
+        if name is None:
+            raise ValueError("no algorithm has so many digits")
+    else:
+        raise ValueError("neither 'ALGO (path) = hex' nor 'hex  path'")
+    if len(hexed) != 2 * ALGORITHMS[name][2]:
+        raise ValueError(f"{len(hexed)} hex digits, {name} has {2 * ALGORITHMS[name][2]}")
+    return name, check_path(_unescape(path) if escape else path), bytes.fromhex(hexed.decode())
+
+
+def _unescape(path: bytes) -> bytes:
+    parts = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
+
+    def one(match: re.Match[bytes]) -> bytes:
+        try:
+            return parts[match[0]]
+        except KeyError:
+            raise ValueError("unknown escape in the path") from None
+
+    return re.sub(rb"\\.?", one, path, flags=re.DOTALL)
+
+
+def check_path(path: bytes) -> bytes:
+    """A relative path that stays below its root; raises ValueError with the reason.
+
+    >>> check_path(b"./a/b")
+    b'a/b'
+    """
+    path = path.removeprefix(b"./")
+    if not path:
+        raise ValueError("empty path")
+    if b"\0" in path:
+        raise ValueError("NUL in the path")
+    if path.startswith(b"/"):
+        raise ValueError("absolute path")
+    if any(part in {b"", b".", b".."} for part in path.split(b"/")):
+        raise ValueError("path with an empty, '.' or '..' part")
+    if sys.platform == "win32" and (b"\\" in path or path[1:2] == b":"):
+        raise ValueError("path with a drive or a backslash")
+    return path
+
+
+def read(path: str, algorithm: str | None = None) -> Iterator[tuple[str, bytes, bytes]]:
+    """(algorithm, path, digest) of each line of a manifest file; raises UsageError (SF-110) naming the line."""
+    if algorithm is None:
+        algorithm = _named_algorithm(path)
+    number = 0
+    try:
+        with open(path, "rb") as lines:
+            while line := lines.readline(MAX_LINE + 2):
+                number += 1
+                if line in {b"\n", b"\r\n"} or line.startswith((b"#", b";")):
+                    continue
+                if not line.endswith(b"\n") and len(line) > MAX_LINE:
+                    raise ValueError("longer than 64 KiB")
+                yield parse_line(line, algorithm)
+    except ValueError as error:
+        raise UsageError(f"{printable(path)} line {number}: {error}", code="SF-110", path=path) from error
+    except OSError as error:
+        raise UsageError(f"cannot read {printable(path)}: {error.strerror}", code="SF-111", path=path) from error
+
+
+def _named_algorithm(path: str) -> str | None:
+    """``manifest-sha256.txt`` (BagIt), ``SHA256SUMS``, ``x.md5``: the algorithm that a file's name says."""
+    name = os.path.basename(path).lower()
+    return next((algorithm for algorithm in ALGORITHMS if algorithm in name), None)
+
+
+def write(path: str, algorithm: str, entries: Iterable[tuple[bytes, bytes]]) -> tuple[str, int]:
+    """Write a manifest of (path, digest) pairs that come sorted; (its SHA-256, its lines). Whole, flushed, renamed."""
+    import hashlib  # noqa: PLC0415
+
+    hasher = hashlib.sha256()
+    count = 0
+    with Replacement(path) as file:
+        block: list[bytes] = []
+        for name, digest in entries:
+            block.append(format_line(algorithm, name, digest))
+            count += 1
+            if len(block) >= 1000:  # noqa: PLR2004
+                data = b"".join(block)
+                hasher.update(data)
+                file.write(data)
+                block = []
+        data = b"".join(block)
+        hasher.update(data)
+        file.write(data)
+    return hasher.hexdigest(), count
+
+
+class Replacement:
+    """A small file of ours (manifest, receipt) that appears whole or not at all: temporary name, flush, rename, flush the folder."""
+
+    def __init__(self, path: str, *, durable: bool = True) -> None:
+        self.path, self.durable = path, durable
+        self.part = f"{path}.part"
+        self.file: Any = None
+
+    def __enter__(self) -> Any:
+        self.file = open(self.part, "wb")  # noqa: SIM115
+        return self.file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.file.flush()
+                if self.durable:
+                    os.fsync(self.file.fileno())
+        finally:
+            self.file.close()
+        if kind is not None:
+            os.unlink(self.part)
+            return
+        os.replace(self.part, self.path)
+        if self.durable and os.name == "posix":
+            folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)

@@ -1,0 +1,195 @@
+"""Where the record, the journal and the lock of a destination lie (``transfer.md`` 3.6, 3.7)."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from scopeferry.errors import Temporary, UsageError
+from scopeferry.kernel import publish
+from scopeferry.kernel.publish import system
+
+HEARTBEAT_S = 30
+SILENCE_S = 600
+
+
+def state_folder() -> str:
+    """The user's state folder, on a local disk: journals, runs, and records that cannot lie beside their data."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or os.path.expanduser(r"~\AppData\Local")
+    else:
+        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(base, "scopeferry")
+
+
+def destination_name(dst: str) -> str:
+    """A short name for a destination that no other one has."""
+    return f"{os.path.basename(dst)[:40] or 'root'}-{publish.path_hash(os.fsencode(dst))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The folders of one destination. ``elsewhere`` is why the record does not lie beside the data, if it does not."""
+
+    dst: str
+    records: str
+    lock: str
+    journal: str
+    elsewhere: str = ""
+
+
+def find(dst: str, *, records: str | None = None, journal: str | None = None, state: str | None = None) -> Place:
+    """Where things lie for a destination, which need not exist yet. Nothing is made.
+
+    Beside the data: ``<dst>.scopeferry``; inside it where the parent is another file system; else in the state folder.
+    Raises UsageError (SF-107) for a journal on a network file system.
+    """
+    state = state or state_folder()
+    home, elsewhere = _beside(dst, state)
+    name = destination_name(dst)
+    journal = os.path.abspath(journal) if journal else os.path.join(state, "journals", f"{name}.sqlite")
+    if publish.disk(_existing(journal)).network:
+        raise UsageError(f"the journal would lie on a network file system: {journal}", code="SF-107", path=journal)
+    return Place(dst, os.path.abspath(records) if records else home, os.path.join(home, "lock"), journal, "" if records else elsewhere)
+
+
+def _beside(dst: str, state: str) -> tuple[str, str]:
+    parent = os.path.dirname(dst) or os.sep
+    beside = dst.rstrip(os.sep) + ".scopeferry"
+    if dst != parent and os.path.isdir(dst):
+        other_disk = os.stat(dst).st_dev != os.stat(parent).st_dev
+    else:
+        other_disk = dst == parent
+    if other_disk:
+        beside = os.path.join(dst, ".scopeferry")
+        if not _is_zarr(dst) and _writable(beside, dst):
+            return beside, ""
+    elif _writable(beside, parent):
+        return beside, ""
+    elif os.path.isdir(dst) and not _is_zarr(dst) and _writable(inside := os.path.join(dst, ".scopeferry"), dst):
+        return inside, ""
+    home = os.path.join(state, "records", destination_name(dst))
+    return home, f"records lie in {home}, for nothing can be written beside {dst}"
+
+
+def _writable(folder: str, parent: str) -> bool:
+    if os.path.isdir(folder):
+        return os.access(folder, os.W_OK | os.X_OK)
+    return os.access(_existing(parent), os.W_OK | os.X_OK)
+
+
+def _is_zarr(folder: str) -> bool:
+    return any(os.path.exists(os.path.join(folder, name)) for name in (".zgroup", ".zarray", "zarr.json"))
+
+
+def _existing(path: str) -> str:
+    while not os.path.exists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    return path
+
+
+@dataclass(slots=True)
+class Lock:
+    """One run per destination. Held by the open file; where the mount knows no locks, by a file and a heartbeat."""
+
+    path: str
+    run: str
+    _fd: int = -1
+    _beating: Any = None
+    _made: list[str] = field(default_factory=list)
+
+    def acquire(self) -> None:
+        """Take it; raises Temporary (SF-321) naming host, pid and start of the run that holds it."""
+        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        try:
+            mine = system.lock(self._fd)
+        except OSError:
+            os.close(self._fd)
+            self._fd = -1
+            self._acquire_by_heartbeat()
+            return
+        if not mine:
+            holder = self.holder()
+            os.close(self._fd)
+            self._fd = -1
+            raise self._held(holder)
+        self._write()
+
+    def holder(self) -> dict[str, Any]:
+        """What the lock file says of the run that has it, or had it last."""
+        try:
+            with open(self.path, "rb") as file:
+                found = json.loads(file.read(4096))
+            return found if isinstance(found, dict) else {}
+        except (OSError, ValueError):
+            return {}
+
+    def release(self) -> None:
+        """Give it back; twice is harmless."""
+        if self._beating is not None:
+            self._beating.set()
+            self._beating = None
+            with suppress(OSError):
+                os.unlink(self.path + ".held")
+        if self._fd >= 0:
+            with suppress(OSError):
+                os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _write(self) -> None:
+        facts = {"host": socket.gethostname(), "pid": os.getpid(), "run": self.run, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        os.ftruncate(self._fd, 0)
+        system.write_at(self._fd, json.dumps(facts).encode(), 0)
+
+    def _held(self, holder: dict[str, Any]) -> Temporary:
+        who = f"pid {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('started', '?')}"
+        return Temporary(f"another run works on this destination: {who}", code="SF-321", path=os.path.dirname(self.path))
+
+    def _acquire_by_heartbeat(self) -> None:
+        import threading  # noqa: PLC0415
+
+        held = self.path + ".held"
+        try:
+            if time.time() - os.stat(held).st_mtime > SILENCE_S:
+                os.unlink(held)
+        except FileNotFoundError:
+            pass
+        try:
+            os.close(os.open(held, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            raise self._held(self.holder()) from None
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._write()
+        self._beating = threading.Event()
+
+        def beat(stop: Any = self._beating) -> None:
+            while not stop.wait(HEARTBEAT_S):
+                with suppress(OSError):
+                    os.utime(held)
+
+        threading.Thread(target=beat, daemon=True, name="lock-heartbeat").start()
+
+
+def is_locked(path: str) -> bool:
+    """Does a living run hold this lock? Looks without taking it for longer than a moment."""
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not system.lock(fd)
+    except OSError:
+        try:
+            return time.time() - os.stat(path + ".held").st_mtime <= SILENCE_S
+        except OSError:
+            return False
+    finally:
+        os.close(fd)

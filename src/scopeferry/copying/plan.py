@@ -1,0 +1,493 @@
+"""What is to be done: source, destination and journal merged folder by folder (``transfer.md`` 3.4).
+
+Each source folder and its twin are listed once and merged with the journal's rows of that folder. The result goes into the
+journal as rows DONE or open; the copy reads the open ones. "Exists" is never evidence: a file is skipped only if our own row
+still fits on both sides. Nothing is written to the destination here but the removal of our own left-over temporary files.
+
+The loop over the files of a folder is written for the rerun with nothing to do: two `stat` calls and one comparison a file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from scopeferry.errors import Refused, ScopeferryError
+from scopeferry.kernel import journal as states
+from scopeferry.kernel import publish
+from scopeferry.kernel.events import Event
+from scopeferry.kernel.journal import Journal, Row, fingerprint
+from scopeferry.kernel.publish import Folders, system
+from scopeferry.logs import printable
+from scopeferry.sources.tree import OURS, Selection, TreeSource
+from scopeferry.stores.local import LARGE, LocalStore
+
+CHUNK = 4096  # entries of a folder in memory at a time
+POLICIES = ("refuse", "replace", "keep-both")
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a walk found. Bytes are file sizes; ``room`` counts what the copy will allocate at most."""
+
+    files: int = 0
+    folders: int = 0
+    bytes: int = 0
+    done: int = 0
+    done_bytes: int = 0
+    open: int = 0
+    open_bytes: int = 0
+    room: int = 0
+    new_files: int = 0
+    new_folders: int = 0
+    extras: int = 0
+    kept: int = 0
+    links: int = 0
+
+
+@dataclass(slots=True)
+class Plan:
+    """One walk. ``recipe`` is the id of what is kept, how names are mapped and which digests; iterate over `walk`.
+
+    ``only`` is the name of the one file of the root that is wanted; ``again`` marks a second walk of the same run: what failed
+    in this run and has not changed since is left alone, and notes are not said twice.
+    """
+
+    source: TreeSource
+    store: LocalStore
+    journal: Journal
+    recipe: int
+    selection: Selection
+    policy: str = "refuse"
+    everything: bool = False
+    names: Any = None
+    read_only: bool = False
+    only: str | None = None
+    again: bool = False
+    totals: Totals = field(default_factory=Totals)
+    unlisted: int = 0
+    _visited: int = 0
+    _has_links: bool = False
+
+    def walk(self) -> Iterator[Event]:
+        """List everything, write the plan, and yield what there is to say."""
+        scratch = self.journal.scratch()
+        scratch.clear()
+        stack = [""]
+        with self.source.folders() as here, _twin(self.store.root) as there:
+            while stack:
+                path = stack.pop()
+                yield from self._folder(path, here, there, stack, scratch)
+            if self._has_links:
+                self._group_links(scratch)
+            if self._visited < self.journal.folder_count():
+                yield from self._vanished_folders(here)
+        self.journal.commit()
+
+    # -- one folder ------------------------------------------------------------------------------------------------------
+
+    def _folder(self, path: str, here: Folders, there: Folders | None, stack: list[str], scratch: Any) -> Iterator[Event]:
+        try:
+            folder = here.open(path)
+            facts = system.folder_stat(folder)
+            listing = system.scan(folder) if self.only is None else _OnlyOne(folder, self.only)
+        except (OSError, ScopeferryError) as error:
+            self.unlisted += 1
+            reason = getattr(error, "strerror", None) or str(error)
+            yield _failed(path, "SF-205", f"folder not listed: {printable(path) or '.'}: {reason}")
+            return
+        stored_path = path if self.names is None else self.names.path(path)
+        try:
+            twin = None if there is None else there.open(stored_path)
+        except (FileNotFoundError, NotADirectoryError):
+            twin = None
+        except Refused as error:
+            listing.close()
+            yield _failed(path, error.code, str(error))
+            return
+        self._visited += 1
+        yield from self._merge(path, folder, facts, listing, twin, stack, scratch)
+
+    def _merge(
+        self, path: str, folder: Any, facts: os.stat_result, listing: Any, twin: Any, stack: list[str], scratch: Any
+    ) -> Iterator[Event]:
+        head = f"{path}/" if path else ""
+        prefix = os.fsencode(head)
+        known = self.journal.folder_facts(prefix)
+        merge = _Folder(self, path, head, folder, twin)
+        with listing:
+            entries = list(islice(listing, CHUNK))
+            small = len(entries) < CHUNK and (known is None or self.journal.count(prefix) <= 4 * CHUNK)
+            rows = self.journal.raw_folder(prefix) if small and known is not None else {}
+            while entries:
+                if not small:
+                    raw = [os.fsencode(entry.name) for entry in entries]
+                    scratch.add_names(raw)
+                    rows = self.journal.rows(prefix, raw) if known is not None else {}
+                merge.entries(entries, rows, scratch)
+                if merge.changed:
+                    self._write(prefix, merge, facts, known)
+                    known = self.journal.folder_facts(prefix)
+                entries = [] if small else list(islice(listing, CHUNK))
+        yield from (event for event in merge.events if event.kind == "failed" or not self.again)
+        names = {entry.name for entry in merge.all} if small else None
+        if twin is not None and self.only is None:
+            self._extras(prefix, twin, names, rows if small else None, scratch)
+        yield from self._vanished(prefix, path, rows if small else None, scratch)
+        if not small:
+            scratch.clear_names()
+        if self.only is None:
+            self._note_folder(prefix, facts, twin, known)
+        for name in reversed(merge.folders):
+            stack.append(head + name)
+        totals = self.totals
+        totals.folders += 1
+        totals.new_folders += twin is None
+        yield Event("found", path=path, items=merge.count, bytes=merge.bytes)
+
+    def _write(self, prefix: bytes, merge: _Folder, facts: os.stat_result, known: Any) -> None:
+        self.journal.plan(prefix, merge.changed)
+        merge.changed = []
+
+    def _note_folder(self, prefix: bytes, facts: os.stat_result, twin: Any, known: Any) -> None:
+        """Folders whose mode or time differ from the source's are set right at the end."""
+        mode, mtime_ns = facts.st_mode & 0o7777, facts.st_mtime_ns
+        right = False
+        if twin is not None:
+            there = system.folder_stat(twin)
+            keep = self.source.keep
+            wanted = self.source.attributes(facts)
+            right = ("mode" not in keep or there.st_mode & 0o7777 == wanted.mode) and (
+                "times" not in keep or there.st_mtime_ns == mtime_ns
+            )
+        if known is None or known[1:3] != (mode, mtime_ns) or not (right or known[3]):
+            self.journal.plan(prefix, (), mode=mode, mtime_ns=mtime_ns, touched=not right)
+
+    def _extras(self, prefix: bytes, twin: Any, names: set[str] | None, rows: dict[bytes, Any] | None, scratch: Any) -> None:
+        """Names only at the destination: counted; our own left-over temporary files are removed."""
+        with system.scan(twin) as found:
+            for entry in found:
+                name = entry.name
+                if names is not None and name in names:
+                    continue
+                raw = os.fsencode(name)
+                if names is None and scratch.has_name(raw):
+                    continue
+                hashed = publish.part_hash(name)
+                if hashed is not None and self._remove_part(prefix, twin, name, hashed):
+                    continue
+                known = (rows or {}).get(raw) or self.journal.rows(prefix, [raw]).get(raw)
+                if known is None and not (self.names is not None and self.names.is_stored(prefix, name)):
+                    self.totals.extras += 1
+
+    def _remove_part(self, prefix: bytes, twin: Any, name: str, hashed: str) -> bool:
+        """Remove a temporary file of a path that we know, unless its copy may go on; is it ours?"""
+        for raw, row in self.journal.raw_folder(prefix).items():
+            if publish.path_hash(prefix + raw) == hashed:
+                resumes = states.DONE < row[2] < states.FAILED and row[3] >= LARGE
+                if not resumes and not self.read_only:
+                    system.unlink(twin, name)
+                return True
+        return False
+
+    def _vanished(self, prefix: bytes, path: str, rows: dict[bytes, Any] | None, scratch: Any) -> Iterator[Event]:
+        """Rows of this folder whose source is gone."""
+        if rows is None:
+            if self.journal.folder_id(prefix) is None:
+                return
+            rows = {raw: row for raw, row in self.journal.raw_folder(prefix).items() if not scratch.has_name(raw)}
+        gone = []
+        for raw, row in rows.items():
+            name = os.fsdecode(prefix + raw)
+            if not (self.selection.takes(name) if self.selection.rules else True):
+                continue
+            if row[2] == states.DONE or row[8] is not None:
+                self.totals.kept += 1
+                if not self.again and self.totals.kept == 1:
+                    yield Event("note", path=name, data={"code": "SF-903", "message": f"gone at the source, kept: {printable(name)}"})
+            elif row[2] in {states.FAILED, states.CONFLICT}:
+                if not self.again:
+                    gone.append(raw)
+            else:
+                gone.append(raw)
+                yield _failed(name, "SF-202", f"vanished before it was copied: {printable(name)}")
+        if gone:
+            self.journal.forget(prefix, gone)
+
+    def _vanished_folders(self, here: Folders) -> Iterator[Event]:
+        for prefix, _, _ in list(self.journal.folders()):
+            path = os.fsdecode(prefix).rstrip("/")
+            head, _, name = path.rpartition("/")
+            try:
+                if path and stat.S_ISDIR(system.lstat(here.open(head), name).st_mode):
+                    continue
+            except (OSError, ScopeferryError):
+                pass
+            if path:
+                yield from self._vanished(prefix, path, self.journal.raw_folder(prefix), None)
+
+    # -- hard links ---------------------------------------------------------------------------------------------------------
+
+    def _group_links(self, scratch: Any) -> None:
+        """One inode with several names is copied once; the other names are linked to it at the end."""
+        for group in scratch.link_groups():
+            done = [path for path, state in group if state == states.DONE]
+            usable = [path for path, state in group if state not in {states.CONFLICT, states.FAILED}]
+            if not usable:
+                continue
+            leader = (done or usable)[0]
+            for path, state in group:
+                if path != leader and state in {states.COPY, states.REPLACE}:
+                    head, _, name = path.rpartition(b"/")
+                    row = self.journal.row(path)
+                    assert row is not None
+                    linked = row._replace(kind=states.HARDLINK, state=states.LINK)
+                    self.journal.settle([(head + b"/" if head else b"", linked, {"leader": leader})])
+                    self.totals.open_bytes -= row.size
+                    self.totals.room -= row.size
+                    self.totals.links += 1
+
+
+class _Folder:
+    """The merge of one folder: what is in it, and the rows that change."""
+
+    def __init__(self, plan: Plan, path: str, head: str, folder: Any, twin: Any) -> None:
+        self.plan, self.path, self.head, self.folder, self.twin = plan, path, head, folder, twin
+        self.changed: list[Row] = []
+        self.folders: list[str] = []
+        self.events: list[Event] = []
+        self.all: list[Any] = []
+        self.count = self.bytes = 0
+
+    def entries(self, entries: list[Any], rows: dict[bytes, Any], scratch: Any) -> None:
+        """Look at these entries; rows that fit on both sides are skipped, the others are judged."""
+        plan, twin = self.plan, self.twin
+        source_steady, stored_steady, recipe = plan.source.disk.steady, plan.store.disk.steady, plan.recipe
+        names, selection = plan.names, plan.selection if plan.selection.rules else None
+        look, encode, everything = os.stat, os.fsencode, plan.everything
+        totals, done, done_bytes, count, total = plan.totals, 0, 0, 0, 0
+        self.all = entries
+        for entry in entries:
+            name = entry.name
+            try:
+                facts = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue  # vanished between listing and look; its row says so
+            raw = encode(name)
+            row = rows.pop(raw, None)
+            mode = facts.st_mode
+            if stat.S_ISDIR(mode):
+                self._enter(name, selection)
+                continue
+            if selection is not None and not selection.takes(self.head + name):
+                continue
+            size, mtime_ns = facts.st_size, facts.st_mtime_ns
+            count += 1
+            total += size
+            source = fingerprint(facts.st_ino, facts.st_ctime_ns) if source_steady else fingerprint(0, 0)
+            if row is not None and row[2] == 0 and twin is not None and not everything and names is None and facts.st_nlink == 1:
+                _, _, _, row_size, row_mtime_ns, row_source, row_stored, row_stored_mtime_ns, _, row_recipe = row
+                if row_size == size and row_mtime_ns == mtime_ns and row_source == source and row_recipe == recipe:
+                    try:
+                        there = look(name, dir_fd=twin, follow_symlinks=False)
+                    except OSError:
+                        pass
+                    else:
+                        stored = (
+                            fingerprint(there.st_ino, there.st_ctime_ns, there.st_size)
+                            if stored_steady
+                            else fingerprint(0, 0, there.st_size)
+                        )
+                        wanted = row_mtime_ns if row_stored_mtime_ns is None else row_stored_mtime_ns
+                        if stored == row_stored and there.st_mtime_ns == wanted:
+                            done += 1
+                            done_bytes += size
+                            continue
+            self._judge(name, raw, facts, source, row, scratch)
+        totals.files += count
+        totals.bytes += total
+        totals.done += done
+        totals.done_bytes += done_bytes
+        self.count += count
+        self.bytes += total
+
+    def _enter(self, name: str, selection: Selection | None) -> None:
+        if name == OURS:
+            self.events.append(_note(self.head + name, "SF-905", f"a .scopeferry folder is not copied: {printable(self.head + name)}"))
+        elif selection is None or selection.enters(self.head + name):
+            self.folders.append(name)
+
+    def _judge(self, name: str, raw: bytes, facts: os.stat_result, source: int, row: Any, scratch: Any) -> None:
+        plan, path = self.plan, self.head + name
+        mode = facts.st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            self.events.append(_note(path, "SF-901", f"skipped, {_kind(mode)}: {printable(path)}", skipped=1))
+            return
+        if stat.S_ISLNK(mode) and "links" not in plan.source.keep:
+            self.events.append(_note(path, "SF-904", f"links are not kept: {printable(path)}", lost="links"))
+            return
+        if publish.part_hash(name) is not None:
+            return  # a temporary name of ours, left at the source by a copy into it
+        old = None if row is None else Row._make(row)
+        if plan.again and old is not None and old.state in {states.FAILED, states.CONFLICT}:
+            if (old.size, old.mtime_ns, old.source) == (facts.st_size, facts.st_mtime_ns, source):
+                return
+        stored_name = name
+        if plan.names is not None:
+            try:
+                stored_name = plan.names.name(self.path, name)
+            except ScopeferryError as error:
+                self._settle(raw, facts, source, states.FAILED, old, None)
+                self.events.append(_failed(path, error.code, str(error)))
+                return
+        there = self._look(stored_name)
+        kind = states.SYMLINK if stat.S_ISLNK(mode) else states.FILE
+        state, code = self._verdict(facts, source, old, there, stored_name)
+        if old is not None and old.kind == states.HARDLINK and kind == states.FILE and state == states.DONE:
+            kind = states.HARDLINK
+        self._settle(raw, facts, source, state, old, there, kind)
+        if state == states.CONFLICT:
+            self.events.append(_failed(path, code, _CONFLICTS[code].format(printable(path))))
+        if kind != states.SYMLINK and facts.st_nlink > 1 and "hardlinks" in plan.source.keep:
+            plan._has_links = True  # noqa: SLF001
+            scratch.add_link(f"{facts.st_dev}:{facts.st_ino}", os.fsencode(path), state)
+
+    def _look(self, name: str) -> os.stat_result | None:
+        if self.twin is None:
+            return None
+        try:
+            return system.lstat(self.twin, name)
+        except OSError:
+            return None
+
+    def _verdict(
+        self, facts: os.stat_result, source: int, row: Row | None, there: os.stat_result | None, name: str
+    ) -> tuple[int, str]:
+        """The state of an item, and the problem code of a conflict."""
+        plan = self.plan
+        if there is None:
+            return states.COPY, ""
+        if stat.S_IFMT(there.st_mode) != stat.S_IFMT(facts.st_mode):
+            return states.CONFLICT, "SF-502"
+        stored = self._stored(there)
+        same_source = row is not None and (row.size, row.mtime_ns) == (facts.st_size, facts.st_mtime_ns)
+        if row is not None and row.digest is not None or (row is not None and row.kind == states.SYMLINK and row.state == states.DONE):
+            noted = row.mtime_ns if row.stored_mtime_ns is None else row.stored_mtime_ns
+            fits = there.st_mtime_ns == noted and (row.stored == stored or (row.state == states.DONE and there.st_size == row.size))
+            if fits:
+                if not same_source:
+                    if facts.st_size < there.st_size and plan.policy != "replace":
+                        return states.CONFLICT, "SF-503"
+                    return states.REPLACE, ""
+                if row.state != states.DONE or row.recipe != plan.recipe or plan.everything:
+                    return (row.state if row.open and row.state != states.LINK else states.CHECK), ""
+                if row.source == source and row.stored == stored:
+                    plan.totals.done += 1
+                    plan.totals.done_bytes += facts.st_size
+                    return states.DONE, ""
+                if row.source == source:
+                    return states.CHECK_STORED, ""
+                return (states.CHECK_SOURCE if row.stored == stored else states.CHECK), ""
+        planned_by_us = row is not None and row.open and row.state != states.JUDGE
+        if planned_by_us and row is not None and (there.st_size, there.st_mtime_ns) == (row.size, row.mtime_ns) and same_source:
+            return states.CHECK, ""  # in flight when a run was killed
+        if facts.st_size != there.st_size and plan.policy == "refuse" and not stat.S_ISLNK(facts.st_mode):
+            return states.CONFLICT, "SF-501"
+        return states.JUDGE, ""
+
+    def _stored(self, there: os.stat_result) -> int:
+        if self.plan.store.disk.steady:
+            return fingerprint(there.st_ino, there.st_ctime_ns, there.st_size)
+        return fingerprint(0, 0, there.st_size)
+
+    def _settle(
+        self, raw: bytes, facts: os.stat_result, source: int, state: int, old: Row | None, there: os.stat_result | None, kind: int = 0
+    ) -> None:
+        plan = self.plan
+        if state == states.DONE:
+            return
+        if states.DONE < state < states.FAILED:
+            plan.totals.open += 1
+            if state in {states.COPY, states.REPLACE}:
+                plan.totals.open_bytes += facts.st_size
+                plan.totals.room += _room(facts, there, holes="holes" in plan.source.keep)
+                plan.totals.new_files += state == states.COPY
+            elif state != states.CHECK_STORED:
+                plan.totals.open_bytes += facts.st_size
+        digest = old.digest if old is not None and there is not None else None
+        stored = stored_mtime_ns = None
+        if there is not None:
+            stored, stored_mtime_ns = self._stored(there), there.st_mtime_ns
+        recipe = old.recipe if old is not None and digest is not None else plan.recipe
+        self.changed.append(
+            Row(raw, kind, state, facts.st_size, facts.st_mtime_ns, source, stored, stored_mtime_ns, digest, recipe)
+        )
+
+
+_CONFLICTS = {
+    "SF-501": "other content stands at the destination: {}",
+    "SF-502": "something of another kind stands at the destination: {}",
+    "SF-503": "the source has become shorter than our copy: {}",
+}
+
+
+def _room(facts: os.stat_result, there: os.stat_result | None, *, holes: bool) -> int:
+    """Bytes that a copy will allocate: whole blocks, less holes, less what it replaces."""
+    allocated = facts.st_blocks * 512
+    size = allocated if holes and allocated < facts.st_size else -(-facts.st_size // 4096) * 4096
+    return max(0, size - (there.st_blocks * 512 if there is not None else 0))
+
+
+class _OnlyOne:
+    """A listing of one name."""
+
+    def __init__(self, folder: Any, name: str) -> None:
+        self.name, self.facts = name, system.lstat(folder, name)
+
+    def __enter__(self) -> Iterator[_OnlyOne]:
+        return iter((self,))
+
+    def __iter__(self) -> Iterator[_OnlyOne]:
+        return iter((self,))
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+        """What it was when it was listed."""
+        del follow_symlinks
+        return self.facts
+
+
+class _Nothing:
+    """No destination yet."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+def _twin(root: str) -> Any:
+    return Folders(root) if os.path.isdir(root) else _Nothing()
+
+
+def _failed(path: str, code: str, message: str) -> Event:
+    return Event("failed", path=path, data={"code": code, "message": message})
+
+
+def _note(path: str, code: str, message: str, **more: Any) -> Event:
+    return Event("note", path=path, data={"code": code, "message": message, **more})
+
+
+def _kind(mode: int) -> str:
+    names = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return names.get(stat.S_IFMT(mode), "a special file")

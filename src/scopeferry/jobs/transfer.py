@@ -1,0 +1,627 @@
+"""`transfer SRC DST`: plan, copy, list again, set folders right, manifest, receipt.
+
+The only loop: walk and plan; run what is open; if anything was copied, walk again, and copy what is new or changed, in at most
+three more passes. Every promise about one file lives in ``stores/local.py``; every promise about what may be skipped in
+``copying/plan.py``; this module decides nothing about either.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from scopeferry.config import TransferSettings, percent
+from scopeferry.copying import manifest, place, record
+from scopeferry.copying.copy import CopyLedger, Order, copy_tasks, link_tasks
+from scopeferry.copying.plan import Plan, Totals
+from scopeferry.errors import CODES, Failed, Interrupted, NoSpace, ScopeferryError, Temporary, UsageError
+from scopeferry.jobs.result import Result
+from scopeferry.kernel import digest as digests
+from scopeferry.kernel import journal as states
+from scopeferry.kernel import publish
+from scopeferry.kernel.events import Event
+from scopeferry.kernel.journal import Journal, fingerprint
+from scopeferry.kernel.publish import Folders, system
+from scopeferry.kernel.run import BATCH_ITEMS, Line, run
+from scopeferry.kernel.task import Control
+from scopeferry.logs import new_run_id, printable
+from scopeferry.sources.tree import Selection, TreeSource
+from scopeferry.stores.local import LocalStore
+from scopeferry.stores.store import Prove
+
+PASSES = 4  # the first, and at most three more for what changed meanwhile
+MARGIN = 1.02
+
+
+def transfer(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    digests: Iterable[str] | None = None,
+    on_event: Callable[[Event], Any] | None = None,
+    control: Control | None = None,
+    settings: TransferSettings | None = None,
+    **options: Any,
+) -> Result:
+    """Copy a finished folder (or file), read every byte back from storage, keep a record of it.
+
+    `options` are the fields of ``config.TransferSettings``. Raises UsageError for wrong usage only; whatever else goes wrong is in
+    ``result.problems`` and ``result.exit_code``.
+    """
+    settings = settings or TransferSettings()
+    if digests is not None:
+        options["digest"] = tuple(digests)
+    settings = replace(settings, **options)
+    job = TransferJob(os.fspath(src), os.fspath(dst), settings, control)
+    for event in job.run():
+        if event is not None and on_event is not None:
+            on_event(event)
+    return job.result
+
+
+class TransferJob:
+    """One run of `transfer`. Iterate over `run`; then `result` holds what became of it."""
+
+    def __init__(self, src: str, dst: str, settings: TransferSettings, control: Control | None = None) -> None:
+        self.settings = settings
+        self.digests = digests.check_names(settings.digest)
+        patience = settings.patience_s
+        self.control = control or Control(
+            patience_gone_s=3600 if patience is None else patience,
+            patience_full_s=60 if patience is None else patience,
+            limit=_limit(settings.limit),
+        )
+        self.started = time.monotonic()
+        self.result = Result("transfer", run=new_run_id(), source=src, destination=dst)
+        self.totals = Totals()
+        self.src, self.dst, self.only, self.names = _resolve(src, dst, parents=settings.parents)
+        self.result.source = os.path.join(self.src, self.only) if self.only else self.src
+        self.result.destination = self.target
+        self.place = place.find(self.target, records=settings.records, journal=settings.journal)
+        if _inside(self.src, self.place.records):
+            raise UsageError(f"the source lies in the record folder of the destination: {self.src}", code="SF-113", path=self.src)
+        self.selection = Selection(settings.select)
+        self.journal: Journal | None = None
+        self.record: record.Record | None = None
+        self.lock: place.Lock | None = None
+        self.conflicts: set[str] = set()
+
+    @property
+    def target(self) -> str:
+        """The destination itself: a folder, or the one file."""
+        return os.path.join(self.dst, self.names.name("", self.only)) if self.only else self.dst
+
+    # -- the run ---------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Iterator[Event | None]:
+        """Do it; yields events, and None as a tick. Raises UsageError before anything is touched."""
+        _check_writable(self.dst)
+        try:
+            yield from self._opened()
+        except UsageError:
+            raise
+        except ScopeferryError as error:
+            self._add(error)
+        except OSError as error:
+            self._add(_system_error(error, self.dst))
+        finally:
+            self._close()
+        self.result.elapsed_s = time.monotonic() - self.started
+        yield Event("finished", self.result.run, self.result.destination, data={"exit_code": self.result.exit_code})
+
+    def _opened(self) -> Iterator[Event | None]:
+        if self.settings.dry_run:
+            yield from self._rehearse()
+            return
+        os.makedirs(self.dst, exist_ok=True) if self.settings.parents else _make(self.dst)
+        self.lock = place.Lock(self.place.lock, self.result.run)
+        self.lock.acquire()
+        os.makedirs(self.place.records, mode=0o700, exist_ok=True)
+        os.makedirs(os.path.dirname(self.place.journal), mode=0o700, exist_ok=True)
+        if self.place.elsewhere:
+            self.result.add("SF-906", self.place.records, self.place.elsewhere)
+        record.end_cut_off(self.place.records)
+        self.journal = Journal(self.place.journal)
+        self._rebuild(self.journal)
+        order = self._order(self.journal)
+        self._check_mount(self.journal, order)
+        self.record = record.Record(self.place.records, self._header())
+        self.result.details["journal"] = self.place.journal
+        yield Event("started", self.result.run, self.result.destination, data={"source": self.result.source})
+        try:
+            yield from self._copy(self.journal, self.record, order)
+        finally:
+            self._end(self.journal, self.record, order)
+
+    def _order(self, journal: Journal) -> Order:
+        settings = self.settings
+        source_disk, stored_disk = publish.disk(self.src), publish.disk(self.dst)
+        found = os.stat(self.src)
+        there = os.stat(self.dst)
+        recipe = {"keep": sorted(settings.keep), "names": settings.names, "digests": list(self.digests)}
+        store = LocalStore(
+            self.dst, stored_disk, self.digests, holes="holes" in settings.keep, identity=(there.st_dev, there.st_ino),
+            records=self.place.records, attempt=self.result.run[-6:] + "00",
+        )  # fmt: skip
+        source = TreeSource(self.src, source_disk, settings.keep, (found.st_dev, found.st_ino))
+        return Order(source, store, Prove(percent(settings.verify)), settings.on_conflict, journal.recipe(recipe),
+                     f"set_aside/{self.result.run}", self.names, journal.algorithms())  # fmt: skip
+
+    def _copy(self, journal: Journal, rec: record.Record, order: Order) -> Iterator[Event | None]:
+        """Walk, copy, walk again until a walk finds nothing."""
+        ledger = CopyLedger(journal, rec, order, self.result.run)
+        workers = self.settings.workers or (16 if order.source.disk.network or order.store.disk.network else 4)
+        for number in range(PASSES + 1):
+            plan = self._plan(journal, order, again=number > 0)
+            yield from self._take(plan.walk())
+            self._found(plan, first=number == 0)
+            if not plan.totals.open:
+                break
+            if number == PASSES:
+                self._still_written(journal)
+                break
+            self._check_room(plan)
+            if number == 0:
+                journal.set(dirty=1)
+            yield Event("found", self.result.run, items=plan.totals.open, bytes=plan.totals.open_bytes, data={"plan": True})
+            yield from self._run(journal, order, ledger, workers)
+            if self.control.stopped or not ledger.changed:
+                break
+        self.control.check()
+        yield from self._set_folders(journal, rec, order)
+
+    def _run(self, journal: Journal, order: Order, ledger: CopyLedger, workers: int) -> Iterator[Event | None]:
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  (a rerun with nothing to do needs none)
+
+        items = max(1, min(BATCH_ITEMS, system.file_limit() // 2 // workers - 8))
+        with ThreadPoolExecutor(workers, thread_name_prefix="scopeferry") as executor:
+            for tasks in (copy_tasks, link_tasks):
+                line = Line(tasks(journal, order, self.control), ledger)
+                yield from self._take(run([line], executor, slots=workers, control=self.control, batch_items=items))
+        _refresh_links(journal, order)
+
+    def _take(self, events: Iterator[Event | None]) -> Iterator[Event | None]:
+        """Count what happened, and pass it on."""
+        for event in events:
+            if event is not None:
+                self._count(event)
+            yield event
+
+    def _count(self, event: Event) -> None:
+        result, data = self.result, event.data
+        if event.kind == "done":
+            action = data["action"]
+            counter = action if action in {"copied", "adopted", "checked", "replaced", "repaired"} else "copied"
+            setattr(result, counter, getattr(result, counter) + 1)
+            if action in {"copied", "replaced", "repaired"}:
+                result.bytes += event.bytes if data.get("kind") != "hardlink" else 0
+            if data["read_back"] != "no":
+                result.verified += 1
+                result.read_back[data["read_back"]] = result.read_back.get(data["read_back"], 0) + 1
+            for kind in data.get("lost", ()):
+                self._lost(event.path, kind)
+            if "note" in data:
+                result.add("SF-911" if data["note"].startswith("kept both") else "SF-902", event.path, data["note"])
+        elif event.kind == "failed":
+            if data["code"] == "SF-201":
+                return  # stays open: the next listing looks at it again
+            result.add(data["code"], event.path, data["message"], data.get("hint", ""))
+            result.failed += CODES[data["code"]][0] not in {0, 130, 7, 75}
+        elif event.kind == "note":
+            if "lost" in data:
+                self._lost(event.path, data["lost"])
+            else:
+                result.add(data["code"], event.path, data["message"])
+
+    def _lost(self, path: str, kind: str) -> None:
+        """Something could not be kept: counted, and with ``--strict`` a failure."""
+        self.result.lost[kind] = self.result.lost.get(kind, 0) + 1
+        if self.settings.strict:
+            self.result.add("SF-210", path, f"{kind} could not be kept: {printable(path)}")
+        elif self.result.lost[kind] == 1:
+            self.result.add("SF-904", path, f"{kind} could not be kept, first at {printable(path)}")
+
+    # -- before the first byte ---------------------------------------------------------------------------------------------
+
+    def _plan(self, journal: Journal, order: Order, *, again: bool, read_only: bool = False) -> Plan:
+        return Plan(
+            order.source, order.store, journal, order.recipe, self.selection, self.settings.on_conflict, self.settings.verify == "all" and not again,
+            self.names, read_only, self.only, again,
+        )  # fmt: skip
+
+    def _found(self, plan: Plan, *, first: bool) -> None:
+        totals, result = plan.totals, self.result
+        if first:
+            self.totals = totals
+            result.skipped = totals.done
+            result.extras = totals.extras
+        result.items = max(result.items, totals.files)
+
+    def _check_room(self, plan: Plan) -> None:
+        """What will not fit is not begun; both numbers are said."""
+        with Folders(self.dst) as folders:
+            free, inodes = system.room(folders.root)
+        need = int(plan.totals.room * MARGIN)
+        if need > free:
+            raise NoSpace(f"{self.dst} has {free:,} bytes free, {need:,} are needed", code="SF-311", path=self.dst)
+        files = plan.totals.new_files + plan.totals.new_folders
+        if 0 <= inodes < files:
+            raise NoSpace(f"{self.dst} has {inodes:,} inodes free, {files:,} are needed", code="SF-312", path=self.dst)
+
+    def _check_mount(self, journal: Journal, order: Order) -> None:
+        """A destination that has become a bare mount point is not begun anew."""
+        disk = order.store.disk
+        noted = journal.get("mount")
+        if noted and noted != disk.point and not record.generations(self.place.records) and not os.listdir(self.dst):
+            raise Temporary(f"{self.dst} used to lie on what is mounted at {noted}, which is not there now", code="SF-323", path=self.dst)
+        if noted != disk.point:
+            journal.set(mount=disk.point, destination=os.fsencode(self.target))
+
+    def _rebuild(self, journal: Journal) -> None:
+        """A lost or damaged journal is made again from the records; what they claim is read before it is believed."""
+        if journal.rebuilt or journal.fresh:
+            if record.generations(self.place.records):
+                record.fold(self.place.records, journal)
+                what = f"damaged, set aside as {journal.rebuilt}" if journal.rebuilt else "not there"
+                self.result.add("SF-907", self.place.journal, f"the journal was {what}: rebuilt from the records")
+            elif journal.rebuilt:
+                self.result.add("SF-907", self.place.journal, f"the journal was damaged, set aside as {journal.rebuilt}")
+
+    # -- at the end ----------------------------------------------------------------------------------------------------------
+
+    def _still_written(self, journal: Journal) -> None:
+        for folder, row in journal.open_rows(states.OPEN):
+            path = os.fsdecode(folder + row.name)
+            self.result.add("SF-601", path, f"still being written: {printable(path)}")
+
+    def _set_folders(self, journal: Journal, rec: record.Record, order: Order) -> Iterator[Event | None]:
+        """Mode and time of folders are set last, deepest first; those that hold no file are made here."""
+        done = []
+        with order.source.folders() as here, Folders(order.store.root) as there:
+            for prefix, mode, mtime_ns in [] if self.only else journal.folders(touched=True):
+                path = os.fsdecode(prefix).rstrip("/")
+                stored = path if self.names is None else self.names.path(path)
+                try:
+                    lost = _set_folder(order, here, there, path, stored)
+                except (OSError, ScopeferryError) as error:
+                    self._folder_failed(path, error)
+                    continue
+                for kind in lost:
+                    self._lost(path, kind)
+                done.append(prefix)
+                rec.entry(path, "folder", "copied", mode=mode, mtime_ns=mtime_ns, stored=stored if stored != path else None)
+                yield None
+        if done:
+            rec.flush()
+            journal.touch(done, touched=False)
+            journal.commit()
+
+    def _folder_failed(self, path: str, error: OSError | ScopeferryError) -> None:
+        if isinstance(error, FileNotFoundError):
+            self.result.add("SF-903", path, f"folder gone at the source: {printable(path)}")
+        elif isinstance(error, ScopeferryError):
+            if error.path not in {problem.path for problem in self.result.problems}:
+                self.result.add(error.code, path, str(error))
+        else:
+            self.result.add("SF-212" if isinstance(error, PermissionError) else "SF-211", path,
+                            f"folder not set right: {printable(path)}: {error.strerror}")  # fmt: skip
+
+    def _end(self, journal: Journal, rec: record.Record, order: Order) -> None:
+        """Manifest, end of the generation, receipt. What cannot be written is a problem of its own."""
+        reason = self.control.reason
+        if reason is not None:
+            self._add(reason)
+        error = sys.exception() if sys.version_info >= (3, 11) else None
+        if isinstance(error, ScopeferryError):
+            self._add(error)
+        elif isinstance(error, OSError):
+            self._add(_system_error(error, self.dst))
+        try:
+            if rec.begun or journal.get("dirty") or not os.path.exists(self.manifest_path):
+                self._write_manifests(journal)
+                journal.set(dirty=0)
+            else:
+                self.result.tree_digest = journal.get("tree_digest", "")
+                self.result.manifest = self.manifest_path
+        except (OSError, ScopeferryError) as problem:
+            self._add(_system_error(problem, self.place.records) if isinstance(problem, OSError) else problem)
+        self.result.state = _state(self.result)
+        self.result.elapsed_s = time.monotonic() - self.started
+        if rec.begun:
+            try:
+                rec.end(**self._end_line())
+            except OSError as problem:
+                self._add(_system_error(problem, self.place.records))
+        self.result.record = rec.path or (record.generations(self.place.records) or [""])[-1]
+
+    @property
+    def manifest_path(self) -> str:
+        """The working manifest."""
+        return os.path.join(self.place.records, manifest.PREFIX + self.digests[0])
+
+    def _write_manifests(self, journal: Journal) -> None:
+        hashes = {}
+        for algorithm in journal.manifest_algorithms():
+            path = os.path.join(self.place.records, manifest.PREFIX + algorithm)
+            hashes[algorithm], count = manifest.write(path, algorithm, journal.manifest(algorithm))
+            if not count and algorithm != self.digests[0]:
+                os.unlink(path)
+                del hashes[algorithm]
+        if self.digests[0] not in hashes:
+            hashes[self.digests[0]], _ = manifest.write(self.manifest_path, self.digests[0], ())
+        self.result.tree_digest = f"sha256:{hashes[self.digests[0]]}"
+        self.result.manifest = self.manifest_path
+        self.result.details["manifests"] = hashes
+        journal.set(tree_digest=self.result.tree_digest)
+
+    def _header(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "run": self.result.run, "tool": _version(), "command": " ".join(sys.argv), "host": socket.gethostname(), "user": _user(),
+            "system": sys.platform, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "sources": [self.result.source],
+            "destination": self.result.destination, "digests": list(self.digests), "verify": settings.verify,
+            "keep": sorted(settings.keep), "include": [glob for kind, glob in settings.select if kind == "include"],
+            "exclude": [glob for kind, glob in settings.select if kind == "exclude"], "select": [list(rule) for rule in settings.select],
+            "profile": None,
+        }  # fmt: skip
+
+    def _end_line(self) -> dict[str, Any]:
+        result = self.result
+        return {
+            "state": result.state, "finish": {"state": "finished", "evidence": "declared: command", "by": _user()},
+            "exit_code": result.exit_code, "elapsed_s": round(result.elapsed_s, 3), "bytes": result.bytes,
+            "counts": {"items": result.items, "copied": result.copied, "adopted": result.adopted, "checked": result.checked,
+                       "replaced": result.replaced, "repaired": result.repaired, "skipped": result.skipped,
+                       "verified": result.verified, "failed": result.failed},
+            "lost": result.lost, "tree_digest": result.tree_digest, "manifest": result.details.get("manifests", {}),
+        }  # fmt: skip
+
+    def _rehearse(self) -> Iterator[Event | None]:
+        """What would be done, with a temporary journal; nothing else is written."""
+        import tempfile  # noqa: PLC0415
+
+        with tempfile.TemporaryDirectory(prefix="scopeferry-") as folder:
+            path = os.path.join(folder, "journal.sqlite")
+            if os.path.exists(self.place.journal):
+                with Journal(self.place.journal) as journal:
+                    journal.copy_to(path)
+            with Journal(path) as journal:
+                if journal.fresh and record.generations(self.place.records):
+                    record.fold(self.place.records, journal)
+                parent = self.dst
+                while not os.path.isdir(parent):
+                    parent = os.path.dirname(parent)
+                order = self._rehearsal_order(journal, parent)
+                plan = self._plan(journal, order, again=False, read_only=True)
+                yield from self._take(plan.walk())
+                self._found(plan, first=True)
+                yield from self._say_plan(journal)
+                self._rehearse_room(plan, parent)
+        self.result.state = "planned"
+
+    def _rehearsal_order(self, journal: Journal, existing: str) -> Order:
+        settings = self.settings
+        recipe = {"keep": sorted(settings.keep), "names": settings.names, "digests": list(self.digests)}
+        found = os.stat(self.src)
+        store = LocalStore(self.dst, publish.disk(existing), self.digests)
+        source = TreeSource(self.src, publish.disk(self.src), settings.keep, (found.st_dev, found.st_ino))
+        return Order(source, store, Prove(), settings.on_conflict, journal.recipe(recipe), "", self.names, {})
+
+    def _say_plan(self, journal: Journal) -> Iterator[Event]:
+        verbs = {states.COPY: "copy", states.REPLACE: "replace", states.LINK: "link", states.JUDGE: "compare"}
+        for folder, row in journal.open_rows(states.OPEN):
+            path = os.fsdecode(folder + row.name)
+            yield Event("note", self.result.run, path, 1, row.size, {"plan": verbs.get(row.state, "check")})
+
+    def _rehearse_room(self, plan: Plan, parent: str) -> None:
+        with Folders(parent) as folders:
+            free, _ = system.room(folders.root)
+        need = int(plan.totals.room * MARGIN)
+        self.result.details["plan"] = {"open": plan.totals.open, "bytes": plan.totals.open_bytes, "need_bytes": need, "free_bytes": free}
+        if need > free:
+            raise NoSpace(f"{parent} has {free:,} bytes free, {need:,} are needed", code="SF-311", path=parent)
+
+    # -- small things --------------------------------------------------------------------------------------------------------
+
+    def _add(self, error: ScopeferryError) -> None:
+        if error.code not in self.result.codes or error.path:
+            known = any((p.code, p.message) == (error.code, str(error)) for p in self.result.problems)
+            if not known:
+                self.result.add(error.code, error.path, str(error), error.hint)
+
+    def _close(self) -> None:
+        if self.record is not None:
+            self.record.close()
+        if self.journal is not None:
+            self.journal.close()
+        if self.lock is not None:
+            self.lock.release()
+
+
+def _resolve(src: str, dst: str, *, parents: bool) -> tuple[str, str, str | None, Any]:
+    """(source root, destination root, name of the one file or None, how names are mapped). Nothing is made."""
+    try:
+        found = os.stat(src)
+    except OSError as error:
+        raise UsageError(f"source is not there: {printable(src)}", code="SF-101", path=src) from error
+    src = os.path.realpath(src)
+    dst = os.path.realpath(dst)
+    if stat.S_ISREG(found.st_mode):
+        return _resolve_file(src, dst, parents=parents)
+    if not stat.S_ISDIR(found.st_mode):
+        raise UsageError(f"neither a folder nor a regular file: {printable(src)}", code="SF-112", path=src)
+    if os.path.exists(dst) and not os.path.isdir(dst):
+        raise UsageError(f"the source is a folder, the destination is a file: {printable(dst)}", code="SF-112", path=dst)
+    _check_parent(dst, parents=parents)
+    _check_apart(src, dst)
+    return src, dst, None, None
+
+
+def _resolve_file(src: str, dst: str, *, parents: bool) -> tuple[str, str, str, Any]:
+    name = os.path.basename(src)
+    target = os.path.join(dst, name) if os.path.isdir(dst) else dst
+    folder = os.path.dirname(target)
+    if os.path.exists(target) and os.path.samefile(src, target):
+        raise UsageError(f"source and destination are the same file: {printable(src)}", code="SF-104", path=src)
+    if not os.path.isdir(folder) and not parents:
+        raise UsageError(f"the folder of the destination is not there: {printable(folder)}", code="SF-102", path=folder)
+    return os.path.dirname(src), folder, name, OneName(name, os.path.basename(target))
+
+
+class OneName:
+    """The one file of a source, under its name at the destination."""
+
+    def __init__(self, name: str, stored: str) -> None:
+        self.one, self.stored = name, stored
+
+    def name(self, _folder: str, name: str) -> str:
+        """The stored name of an entry."""
+        return self.stored if name == self.one else name
+
+    def path(self, path: str) -> str:
+        """The stored path of a folder."""
+        return path
+
+    def full(self, key: str) -> str:
+        """The stored path of an item."""
+        return self.stored if key == self.one else key
+
+    def is_stored(self, _prefix: bytes, name: str) -> bool:
+        """Is this a name of ours at the destination?"""
+        return name == self.stored
+
+
+def _check_parent(dst: str, *, parents: bool) -> None:
+    parent = os.path.dirname(dst)
+    if not os.path.isdir(parent) and not parents:
+        raise UsageError(f"the parent folder of the destination is not there: {printable(parent)}", code="SF-102", path=parent)
+
+
+def _check_apart(src: str, dst: str) -> None:
+    """Neither may lie in the other, by path or by device and inode (bind mounts, links)."""
+    here = os.stat(src)
+    if os.path.isdir(dst) and os.path.samestat(here, os.stat(dst)):
+        raise UsageError(f"source and destination are the same folder: {printable(dst)}", code="SF-104", path=dst)
+    if _inside(dst, src):
+        raise UsageError(f"the destination lies in the source: {printable(dst)}", code="SF-103", path=dst)
+    if os.path.isdir(dst) and _inside(src, dst):
+        raise UsageError(f"the source lies in the destination: {printable(src)}", code="SF-103", path=src)
+
+
+def _inside(path: str, folder: str) -> bool:
+    """Is `path` below `folder`, or is it?"""
+    if (path + os.sep).startswith(folder.rstrip(os.sep) + os.sep):
+        return True
+    try:
+        wanted = os.stat(folder)
+    except OSError:
+        return False
+    at = path
+    while True:
+        try:
+            if os.path.samestat(os.stat(at), wanted):
+                return True
+        except OSError:
+            pass
+        up = os.path.dirname(at)
+        if up == at:
+            return False
+        at = up
+
+
+def _check_writable(dst: str) -> None:
+    existing = dst
+    while not os.path.isdir(existing):
+        existing = os.path.dirname(existing)
+    if not os.access(existing, os.W_OK | os.X_OK) and os.stat(existing).st_uid != getattr(os, "geteuid", int)():
+        raise Failed(f"no permission to write {printable(existing)}", code="SF-301", path=existing)
+    if hasattr(os, "statvfs") and os.statvfs(existing).f_flag & getattr(os, "ST_RDONLY", 1):
+        raise Failed(f"read-only file system: {printable(existing)}", code="SF-301", path=existing)
+
+
+def _make(dst: str) -> None:
+    try:
+        os.mkdir(dst, 0o777)
+    except FileExistsError:
+        return
+
+
+def _set_folder(order: Order, here: Folders, there: Folders, path: str, stored: str) -> list[str]:
+    from scopeferry.stores.local import apply_attributes  # noqa: PLC0415
+
+    folder = here.open(path)
+    facts = system.folder_stat(folder)
+    wanted = order.source.attributes(facts, order.source.kept_xattrs(folder))
+    return apply_attributes(there.open(stored, make=True), wanted)
+
+
+def _refresh_links(journal: Journal, order: Order) -> None:
+    """A link changes the change time of its inode: the rows of all its names are written again, or a rerun would read them."""
+    with Folders(order.store.root) as there:
+        leaders = set()
+        for (folder, name), leader in journal.details("leader").items():
+            leaders.add(leader)
+            _refresh(journal, order, there, folder + name)
+        for leader in leaders:
+            _refresh(journal, order, there, leader)
+
+
+def _refresh(journal: Journal, order: Order, there: Folders, path: bytes) -> None:
+    row = journal.row(path)
+    if row is None or row.state != states.DONE or not order.store.disk.steady:
+        return
+    head, _, name = os.fsdecode(path).rpartition("/")
+    try:
+        entry = system.lstat(there.open(head), name)
+    except (OSError, ScopeferryError):
+        return
+    stored = fingerprint(entry.st_ino, entry.st_ctime_ns, entry.st_size)
+    if stored != row.stored and entry.st_nlink > 1:
+        folder = path[: len(path) - len(row.name)]
+        journal.settle([(folder, row._replace(stored=stored), {})])
+
+
+def _limit(bytes_per_s: float | None) -> Callable[[int], float] | None:
+    if bytes_per_s is None:
+        return None
+    from scopeferry.kernel.rate import TokenBucket  # noqa: PLC0415
+
+    return TokenBucket(bytes_per_s)
+
+
+def _system_error(error: OSError, path: str) -> ScopeferryError:
+    if error.errno in system.NO_SPACE:
+        return NoSpace(f"destination is full: {printable(path)}", code="SF-313", path=path)
+    if error.errno in system.GONE:
+        return Temporary(f"destination is gone: {printable(path)}", code="SF-323", path=path)
+    shown = printable(error.filename or path)
+    return Failed(f"{error.strerror or error}: {shown}", code="SF-301", path=os.fspath(error.filename or path))
+
+
+def _state(result: Result) -> str:
+    code = result.exit_code
+    return {0: "complete", 130: "interrupted", 3: "partial", 5: "partial", 6: "partial"}.get(code, "failed")
+
+
+def _version() -> str:
+    from scopeferry import __version__  # noqa: PLC0415
+
+    return f"scopeferry {__version__}"
+
+
+def _user() -> str:
+    import getpass  # noqa: PLC0415
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return str(getattr(os, "geteuid", lambda: "?")())
+
+
+__all__ = ["Interrupted", "TransferJob", "transfer"]
