@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 python := .venv/bin/python
 args ?=
 
-.PHONY: help setup demo test test-long lint fix types docs bench check-lock lock wheel clean
+.PHONY: help setup demo test test-long test-lowest lint fix types docs bench check-lock lock wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 # /p' Makefile | awk -F'#' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -20,6 +20,9 @@ test: setup ## the tests, without the slow ones
 
 test-long: setup ## all tests
 	@$(python) -m pytest -q -n auto $(args)
+
+test-lowest: setup ## the tests with the oldest versions pyproject.toml allows at run time (needs uv)
+	@sh tools/test_lowest.sh $(args)
 
 lint: setup ## style, import directions, lock
 	@$(python) -m ruff check

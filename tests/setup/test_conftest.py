@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
+ALONE_AND_IN_WORKERS = pytest.mark.parametrize(
+    "args", [pytest.param((), id="alone"), pytest.param(("-n", "2"), id="workers", marks=pytest.mark.slow)]
+)
 
 SKIPS = """
 import pytest
@@ -47,7 +50,7 @@ def pytest_of(folder: Path, text: str, *args: str, **env: str) -> tuple[int, str
     return ran.returncode, ran.stdout + ran.stderr
 
 
-@pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["alone", "xdist"])
+@ALONE_AND_IN_WORKERS
 def test_skips_are_listed_with_what_would_enable_them(tmp_path, args):
     code, out = pytest_of(tmp_path, SKIPS, *args)
     assert code == 0
@@ -56,7 +59,7 @@ def test_skips_are_listed_with_what_would_enable_them(tmp_path, args):
     assert "samples: set SCOPEFERRY_SAMPLES" in out
 
 
-@pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["alone", "xdist"])
+@ALONE_AND_IN_WORKERS
 def test_a_skip_is_an_error_where_all_is_required(tmp_path, args):
     code, out = pytest_of(tmp_path, SKIPS, *args, SCOPEFERRY_REQUIRE="all")
     assert code == 1
@@ -74,7 +77,7 @@ def test_a_skipped_module_is_an_error_where_all_is_required(tmp_path, text):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="person: Linux has /proc/self/fd")
-@pytest.mark.parametrize("args", [(), ("-n", "1")], ids=["alone", "xdist"])
+@ALONE_AND_IN_WORKERS
 def test_a_file_left_open_fails_its_test_and_no_other(tmp_path, args):
     code, out = pytest_of(tmp_path, LEAVES, *args)
     assert code == 1
