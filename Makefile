@@ -41,7 +41,7 @@ docs: setup ## the documentation, strict and offline, into site/
 	@$(python) -m mkdocs --quiet build --strict
 
 bench: setup ## comparisons against other programs, in one run
-	@$(python) bench/run.py $(args)
+	@$(python) bench/transfer.py $(args)
 
 check-lock: setup
 	@$(python) tools/check_lock.py
