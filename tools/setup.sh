@@ -113,14 +113,17 @@ build() { # install the lock, then this checkout, with uv or pip; what stands al
     : >"$ready"
 }
 
+[ -w . ] || fail "this folder cannot be written: $(pwd -P): change its permissions, or clone elsewhere"
+
 # One at a time: a second call waits here, and then mostly finds everything done.
 if command -v flock >/dev/null 2>&1; then
     exec 9>.venv-lock
     flock -n 9 || { say "waiting for another set-up of this folder"; flock 9; }
     if stamps && [ -e "$ready" ]; then exit 0; fi
 fi
-[ "$(free_mb .)" -ge "$needs_mb" ] || fail "no space: about $needs_mb MB are needed here, $(free_mb .) are free; free some, then run it again"
-: >"$log" || fail "this folder cannot be written: $(pwd -P)"
+{ stamps && [ -e "$locked" ]; } || [ "$(free_mb .)" -ge "$needs_mb" ] ||
+    fail "no space: about $needs_mb MB are needed here, $(free_mb .) are free; free some, then run it again"
+: >"$log"
 began=$(date +%s)
 
 tool=
