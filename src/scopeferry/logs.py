@@ -1,12 +1,15 @@
-"""Run ids, and names that are safe to print. Handlers are configured by the command line only."""
+"""Run ids, names that are safe to print, commands that a shell takes as they were. Handlers: the command line only."""
 
 from __future__ import annotations
 
-import logging
 import os
 import time
+from collections.abc import Callable, Sequence
 
 RUN_ID_LENGTH = 23
+
+_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
+_command: list[str] = []
 
 
 def new_run_id() -> str:
@@ -20,6 +23,8 @@ def printable(text: str | bytes) -> str:
     >>> printable(b"a\xff\nb")
     'a\\xff\\nb'
     """
+    if isinstance(text, str) and text.isprintable():
+        return text
     raw = os.fsencode(text) if isinstance(text, str) else text
     shown = raw.decode("utf-8", "backslashreplace")
     if shown.isprintable():
@@ -27,6 +32,46 @@ def printable(text: str | bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
-def configure(*, verbose: bool) -> None:
-    """Log to stderr: everything with `verbose`, else warnings."""
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+def quoted(word: str) -> str:
+    r"""One word of a command, as a shell takes it; bytes that are not UTF-8 and control characters too.
+
+    >>> print(quoted("a"), quoted("it's 1"), quoted("a\nb"), quoted(""))
+    a 'it'"'"'s 1' $'a\nb' ''
+    """
+    if word and _SAFE.issuperset(word):
+        return word
+    if word.isprintable():
+        return "'" + word.replace("'", "'\"'\"'") + "'"
+    raw = os.fsencode(word)
+    named = {10: "\\n", 13: "\\r", 9: "\\t", 39: "\\'", 92: "\\\\"}
+    return "$'" + "".join(named.get(c) or (chr(c) if 32 <= c < 127 else f"\\x{c:02x}") for c in raw) + "'"
+
+
+def bind_command(words: Sequence[str]) -> None:
+    """Remember the command that was given, for records, receipts and `status`; called once, by the command line."""
+    _command[:] = words
+
+
+def command_words(*otherwise: str) -> tuple[str, ...]:
+    """The words of the command that runs; `otherwise` where a program called a job itself."""
+    return tuple(_command) or otherwise
+
+
+def command_line(*otherwise: str) -> str:
+    """The command that runs, as a shell takes it."""
+    return " ".join(map(quoted, command_words(*otherwise)))
+
+
+def configure(*, verbose: bool, write: Callable[[str], object]) -> None:
+    """Hand log lines to `write`: everything of ours with `verbose`, else warnings."""
+    import logging
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            write(self.format(record))
+
+    handler = Lines()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    if verbose:
+        logging.getLogger("scopeferry").setLevel(logging.DEBUG)

@@ -1,0 +1,211 @@
+"""The last lines of a command: the exit code and why, counts, what was read back and how, and the next command.
+
+Everything comes from the envelope (``Result.as_dict()``), so a report made later says the same. The word *verified* is
+used only for what was read back; where it was read from is always said.
+
+>>> last_line({"exit_code": 2, "problems": [{"code": "SF-101", "path": "/nope", "message": "source is not there: /nope",
+...     "hint": "check the path"}]})
+'exit 2: source is not there: /nope (SF-101)   next: check the path'
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from scopeferry.errors import CODES
+from scopeferry.logs import printable, quoted
+from scopeferry.reports.units import count, shorten, size
+
+SHOWN = 20
+GAP = "   "
+MAX_PATH = 100
+
+WHERE = {"storage": "storage", "server": "the server", "mount": "the mount", "memory": "memory"}
+MOVED = ("copied", "replaced", "repaired")
+SETTLED = ("adopted", "checked")
+
+
+def last_line(envelope: Mapping[str, Any], *, success: str = "", counts: str = "") -> str:
+    """One line: code and why, counts, losses, the next step, and where record and receipt lie.
+
+    `success` and `counts` say it in the words of another command than those that copy.
+    """
+    code = envelope["exit_code"]
+    deciding = _deciding(envelope)
+    why = _why(envelope, deciding) if code else success or _success(envelope)
+    parts = [f"exit {code}: {why}"]
+    if envelope.get("items") or code == 0:
+        parts.append(counts or _counts(envelope))
+    if envelope.get("state") not in {None, "", "planned"}:
+        parts.append(f"lost: {lost(envelope)}")
+    if code and deciding is not None:
+        parts.append(f"next: {next_step(envelope, deciding)}")
+    papers = _papers(envelope)
+    return GAP.join(part for part in [*parts, papers] if part)
+
+
+def problem_lines(envelope: Mapping[str, Any]) -> Iterator[str]:
+    """One line a problem, notes last; the first 20, the rest counted. What the last line says in full is left out."""
+    problems = sorted(envelope.get("problems", ()), key=lambda problem: CODES[problem["code"]][0] == 0)
+    if len(problems) == 1 and not _counted(envelope) and CODES[problems[0]["code"]][0] != 0:
+        return
+    for problem in problems[:SHOWN]:
+        yield problem_line(problem)
+    rest = envelope.get("problem_count", len(problems)) - min(len(problems), SHOWN)
+    if rest > 0:
+        yield f"and {rest:,} more: --json and the record list them"
+
+
+def problem_line(problem: Mapping[str, str]) -> str:
+    """``SF-204 read error at the source: raw/a.tif   next: check the disk``."""
+    path = printable(problem["path"])
+    named = "" if not path or path in problem["message"] else f" {path}:"
+    hint = problem.get("hint", "")
+    return f"{problem['code']}{named} {problem['message']}" + (f"{GAP}next: {hint}" if hint else "")
+
+
+def lost(envelope: Mapping[str, Any]) -> str:
+    """What could not be kept, by kind: ``12 xattrs, 3 times``, or ``nothing``."""
+    found = envelope.get("lost") or {}
+    return ", ".join(f"{number:,} {kind}" for kind, number in sorted(found.items())) or "nothing"
+
+
+def next_step(envelope: Mapping[str, Any], problem: Mapping[str, str]) -> str:
+    """The hint of the problem that decides, with the paths of this run where it names SRC and DST."""
+    names = {"SRC": envelope.get("source") or "", "DST": envelope.get("destination") or ""}
+    hint = problem.get("hint") or CODES[problem["code"]][2]
+    return re.sub(r"\b(SRC|DST)\b", lambda match: quoted(names[match[0]]) if names[match[0]] else match[0], hint)
+
+
+def proof(envelope: Mapping[str, Any]) -> str:
+    """How what was moved was read back: ``read back from storage (xxh128)``."""
+    found = {kind: number for kind, number in (envelope.get("read_back") or {}).items() if kind != "no" and number}
+    if not found:
+        return ""
+    digests = envelope.get("digests") or ()
+    by = f" ({digests[0]})" if digests else ""
+    if len(found) == 1:
+        return f"read back from {WHERE[next(iter(found))]}{by}"
+    return "read back: " + ", ".join(f"{number:,} from {WHERE[kind]}" for kind, number in found.items()) + by
+
+
+# -- the parts ----------------------------------------------------------------------------------------------------
+
+
+def _deciding(envelope: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """The first problem that gives the exit code."""
+    code = envelope["exit_code"]
+    return next((problem for problem in envelope.get("problems", ()) if CODES[problem["code"]][0] == code), None)
+
+
+def _counted(envelope: Mapping[str, Any]) -> bool:
+    """Does the exit code come from items that are counted, each with its own line?"""
+    return envelope["exit_code"] in {3, 4, 5, 6} and bool(envelope.get("items"))
+
+
+def _why(envelope: Mapping[str, Any], deciding: Mapping[str, str] | None) -> str:
+    code = envelope["exit_code"]
+    if deciding is None:
+        return "failed"
+    meaning = f"({deciding['code']} {CODES[deciding['code']][1]})"
+    if not _counted(envelope):
+        return f"{_named(deciding)} ({deciding['code']})"
+    number = sum(CODES[problem["code"]][0] == code for problem in envelope["problems"])
+    of = f"{number:,} of {envelope['items']:,} items"
+    verb = {3: f"{of} failed", 4: f"{of} differ", 5: f"refused: {of}", 6: f"the source is still being written: {of}"}[
+        code
+    ]
+    first = shorten(printable(deciding["path"]), MAX_PATH)
+    return f"{verb}, first {first} {meaning}" if first else f"{verb}: {deciding['message']} ({deciding['code']})"
+
+
+def _named(problem: Mapping[str, str]) -> str:
+    path = printable(problem["path"])
+    return problem["message"] if not path or path in problem["message"] else f"{problem['message']}: {path}"
+
+
+def _success(envelope: Mapping[str, Any]) -> str:
+    if envelope.get("state") == "planned":
+        return "this is the plan; nothing was written"
+    if _idle(envelope):
+        return "nothing to do"
+    if _read_back(envelope) and not envelope.get("unproved"):
+        return "done and verified"
+    return "done"
+
+
+def _counts(envelope: Mapping[str, Any]) -> str:
+    if envelope.get("state") == "planned":
+        return _planned(envelope)
+    if _idle(envelope):
+        return _there(envelope)
+    moved = sum(envelope.get(kind, 0) for kind in MOVED)
+    parts = [_moved(envelope, moved)] if moved else []
+    parts += [f"{envelope[kind]:,} {kind}" for kind in SETTLED if envelope.get(kind)]
+    if not moved and (found := proof(envelope)):
+        parts[-1:] = [f"{part} and {found}" for part in parts[-1:]]
+    if envelope.get("skipped"):
+        parts.append(f"{envelope['skipped']:,} there already")
+    if envelope.get("extras"):
+        parts.append(f"{envelope['extras']:,} only at the destination")
+    return ", ".join(parts)
+
+
+def _there(envelope: Mapping[str, Any]) -> str:
+    if not envelope.get("skipped"):
+        return "0 files"
+    total = envelope.get("bytes_total")
+    return count(envelope["skipped"]) + (f", {size(total)}" if total is not None else "") + " as they were recorded"
+
+
+def _moved(envelope: Mapping[str, Any], moved: int) -> str:
+    """``20,431 files, 1.31 TB copied and read back from storage (xxh128)``."""
+    links, unproved = envelope.get("links", 0), envelope.get("unproved", 0)
+    made = f", {count(links, 'link')} made" if links else ""
+    if moved == links:
+        return made.removeprefix(", ")
+    text = f"{count(moved - links)}, {size(envelope['bytes'])} copied"
+    proved, how = moved - links - unproved, proof(envelope)
+    if not unproved:
+        return f"{text} and {how}{made}"
+    if not proved:
+        return f"{text}, not read back{made}"
+    return f"{text}, a sample of {proved:,} ({100 * proved / (moved - links):.1f} %) {how}{made}"
+
+
+def _planned(envelope: Mapping[str, Any]) -> str:
+    plan = envelope.get("plan", {})
+    would = f"would copy or compare {count(plan.get('open', 0))}, {size(plan.get('bytes', 0))}"
+    free = plan.get("free_bytes")
+    return would + (f"; {size(free)} free" if free is not None else "")
+
+
+def _read_back(envelope: Mapping[str, Any]) -> bool:
+    return any(number for kind, number in (envelope.get("read_back") or {}).items() if kind != "no")
+
+
+def _idle(envelope: Mapping[str, Any]) -> bool:
+    done = sum(envelope.get(kind, 0) for kind in (*MOVED, *SETTLED, "failed"))
+    return not done and envelope.get("command") == "transfer"
+
+
+def _papers(envelope: Mapping[str, Any]) -> str:
+    """Where record and receipt lie, from the destination's parent."""
+    record, receipt = envelope.get("record", ""), envelope.get("receipt", "")
+    if not record:
+        return f"receipt {shown_path(envelope, receipt)}" if receipt else ""
+    text = f"record {shown_path(envelope, record)}"
+    if not receipt:
+        return text
+    same = os.path.dirname(record) == os.path.dirname(receipt)
+    return f"{text}, {os.path.basename(receipt) if same else shown_path(envelope, receipt)}"
+
+
+def shown_path(envelope: Mapping[str, Any], path: str) -> str:
+    """A path as it is best shown: from the parent of the destination if it lies there."""
+    parent = os.path.dirname(envelope.get("destination") or "").rstrip(os.sep) + os.sep
+    inside = path.startswith(parent) and parent != os.sep
+    return printable(path[len(parent) :] if inside else path)
