@@ -1,14 +1,23 @@
 """Settings of the jobs: frozen values, built once by the command line or by a caller, and passed in.
 
-Defaults < ``scopeferry.toml`` (machine, user, project) < ``SCOPEFERRY_*`` environment < flags. No pydantic here, for start-up
-counts; nobody below the command line reads the environment.
+Defaults < ``scopeferry.toml`` (machine, user, project) < ``.env`` of the project < ``SCOPEFERRY_*`` variables < flags.
+Every source gives `Setting`s in the order written; `fold` parses them and remembers where each value came from. Words
+and values are the same everywhere: ``on-conflict = "replace"`` in ``[transfer]``, ``--on-conflict replace``,
+``SCOPEFERRY_TRANSFER_ON_CONFLICT=replace``. No pydantic here, for start-up counts; nobody below the command line reads
+the environment.
+
+>>> fold("transfer", [Setting("workers", "8", "--workers", 1)]).transfer().workers
+8
 """
 
 from __future__ import annotations
 
-import difflib
+import os
 import re
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from scopeferry.errors import UsageError
 
@@ -17,19 +26,27 @@ KEEP = ("times", "mode", "links", "hardlinks", "holes", "xattrs", "owner", "acl"
 KEEP_DEFAULT = KEEP[:6]
 CONFLICT = ("refuse", "replace", "keep-both")
 EXECUTORS = ("threads",)
+NAMES = ("refuse", "percent")
+MAX_WORKERS = 64
+
+FILE = "scopeferry.toml"
+PREFIX = "SCOPEFERRY_"
+NOT_SETTINGS = {"SCOPEFERRY_REQUIRE", "SCOPEFERRY_SAMPLES", "SCOPEFERRY_EXENGINE_SRC"}  # read by the tests
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?(?:/s)?")
 _SIZE_POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
 class TransferSettings:
     """What `transfer` can be told; see ``docs/reference/commands.md``.
 
-    ``verify`` is ``full``, ``all``, ``none`` or ``sample:P%``; ``select`` holds ("include" or "exclude", glob) in the order given;
-    ``limit`` is in bytes/s; patience is in seconds, None for the defaults (1 h for a side that is gone, 60 s for room).
+    ``verify`` is ``full``, ``all``, ``none`` or ``sample:P%``; ``select`` holds ("include" or "exclude", glob) in the
+    order given; ``limit`` is in bytes/s; patience is in seconds, None for the defaults (1 h for a side that is gone, 60 s
+    for room). Raises UsageError (SF-105) for a value that is not understood.
     """
 
     verify: str = "full"
@@ -49,25 +66,15 @@ class TransferSettings:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        choose("--on-conflict", self.on_conflict, CONFLICT)
-        choose("--executor", self.executor, EXECUTORS)
-        choose("--names", self.names, ("refuse", "percent"))
-        for kind in self.keep:
-            choose("--keep", kind, KEEP)
-        percent(self.verify)
-        if self.workers is not None and not 1 <= self.workers <= 64:  # noqa: PLR2004
-            raise UsageError(f"--workers is 1 to 64, not {self.workers}", code="SF-105")
-        if self.limit is not None and self.limit <= 0:
-            raise UsageError("--limit is a positive number of bytes a second", code="SF-105")
+        for key in ("verify", "workers", "executor", "on_conflict", "names", "limit", "patience_s"):
+            value = getattr(self, key)
+            if value is not None:
+                name = key.removesuffix("_s").replace("_", "-")
+                _parsed(SECTIONS["transfer"][name], value, f"--{name}", "SF-105")
+        _parsed(_kinds, tuple(self.keep), "--keep", "SF-105")
 
 
-def choose(option: str, value: str, valid: tuple[str, ...]) -> str:
-    """The value, if it is valid; raises UsageError (SF-105) with the nearest one."""
-    if value not in valid:
-        near = difflib.get_close_matches(value, valid, 1)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(valid)}"
-        raise UsageError(f"{option} {value!r} is not known: {hint}", code="SF-105", hint=hint)
-    return value
+# -- values ----------------------------------------------------------------------------------------------------------
 
 
 def percent(verify: str) -> float:
@@ -80,11 +87,11 @@ def percent(verify: str) -> float:
         return 100.0
     if verify == "none":
         return 0.0
-    if match := re.fullmatch(r"sample:(\d+(?:\.\d+)?)%", verify):
+    if match := re.fullmatch(r"sample:(\d+(?:\.\d+)?)%", str(verify)):
         value = float(match[1])
-        if 0 < value <= 100:  # noqa: PLR2004
+        if 0 < value <= 100:
             return value
-    raise UsageError(f"--verify {verify!r} is not known: full, all, none or sample:P% (0 < P <= 100)", code="SF-105")
+    raise UsageError(f"{verify!r} is none of full, all, none, sample:P% (0 < P <= 100)", code="SF-105")
 
 
 def duration_s(text: str) -> float:
@@ -109,3 +116,308 @@ def size_bytes(text: str) -> int:
     if match is None:
         raise UsageError(f"not a size: {text!r} (50MB, 1GiB)", code="SF-105")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** _SIZE_POWER[match[2].upper()])
+
+
+def percentage(text: str) -> float:
+    """A share in percent, 0 < P <= 100.
+
+    >>> percentage("5%"), percentage("0.5")
+    (5.0, 0.5)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?", text.strip())
+    if match is None or not 0 < float(match[1]) <= 100:
+        raise UsageError(f"not a share: {text!r} (5%; more than 0, at most 100)", code="SF-105")
+    return float(match[1])
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The one of `words` that was probably meant, or an empty string."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, list(words), 1, 0.5)), "")
+
+
+def choose(option: str, value: str, valid: Sequence[str]) -> str:
+    """The value, if it is valid; raises UsageError (SF-105) with the nearest one."""
+    return str(_parsed(one_of(valid), value, option, "SF-105"))
+
+
+def one_of(valid: Sequence[str]) -> Callable[[Any], str]:
+    """A reader of values that must be one of these words."""
+
+    def read(value: Any) -> str:
+        if value in valid:
+            return str(value)
+        near = nearest(str(value), valid)
+        hint = f"did you mean {near}?" if near else f"one of {', '.join(valid)}"
+        raise UsageError(f"{value!r} is not known: {hint}", code="SF-105", hint=hint)
+
+    return read
+
+
+def words(value: Any) -> tuple[str, ...]:
+    """A list, or text with commas.
+
+    >>> words("sha256, md5"), words(["a"])
+    (('sha256', 'md5'), ('a',))
+    """
+    if isinstance(value, str):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
+        return tuple(value)
+    raise UsageError(f"not a list of words: {value!r}", code="SF-105")
+
+
+def whole(value: Any) -> int:
+    """A whole number."""
+    if type(value) is int or (isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,9}\s*", value)):
+        return int(value)
+    raise UsageError(f"not a whole number: {value!r}", code="SF-105")
+
+
+def switch(value: Any) -> bool:
+    """A yes or no.
+
+    >>> switch("no"), switch(True)
+    (False, True)
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _SWITCH:
+        return _SWITCH[value.lower()]
+    raise UsageError(f"neither true nor false: {value!r}", code="SF-105")
+
+
+def text(value: Any) -> str:
+    """A text that is not empty."""
+    if isinstance(value, str) and value:
+        return value
+    raise UsageError(f"not a text: {value!r}", code="SF-105")
+
+
+def _workers(value: Any) -> int:
+    number = whole(value)
+    if not 1 <= number <= MAX_WORKERS:
+        raise UsageError(f"{number} is not between 1 and {MAX_WORKERS}", code="SF-105")
+    return number
+
+
+def _seconds(value: Any) -> float:
+    return duration_s(value if isinstance(value, str) else str(value))
+
+
+def _rate(value: Any) -> float:
+    number = float(value) if type(value) in {int, float} else float(size_bytes(text(value)))
+    if not 0 < number < 1e18:
+        raise UsageError(f"{value!r} is not a positive number of bytes a second", code="SF-105")
+    return number
+
+
+def _proof(value: Any) -> str:
+    percent(value)
+    return str(value)
+
+
+def _kinds(value: Any) -> tuple[str, ...]:
+    return tuple(map(one_of(KEEP), words(value)))
+
+
+#: section -> key, as in a file and behind ``--`` -> what reads a value; reading twice changes nothing.
+SECTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "transfer": {
+        "verify": _proof, "digest": words, "workers": _workers, "executor": one_of(EXECUTORS),
+        "on-conflict": one_of(CONFLICT), "include": words, "exclude": words, "keep": _kinds, "no-keep": _kinds,
+        "strict": switch, "names": one_of(NAMES), "parents": switch, "limit": _rate, "patience": _seconds,
+        "journal": text, "records": text, "interval": _seconds,
+    },
+}  # fmt: skip
+_FIELDS = {"on-conflict": "on_conflict", "patience": "patience_s"}
+_DEFAULTS = {"interval": 30.0}
+
+
+def _parsed(read: Callable[[Any], Any], value: Any, place: str, code: str) -> Any:
+    try:
+        return read(value)
+    except UsageError as error:
+        raise UsageError(
+            f"{place}: {error}", code=code, hint="" if error.hint.startswith("see") else error.hint
+        ) from None
+
+
+# -- folding ---------------------------------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """One value as it was written; where (``FILE:LINE: key``, a variable, a flag), and in which layer, flags highest."""
+
+    key: str
+    value: Any
+    place: str
+    layer: int
+
+
+FLAGS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The values of a section, and the places each came from; what stands nowhere has its default."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def get(self, key: str) -> Any:
+        """A value, or its default."""
+        default = getattr(TransferSettings(), _FIELDS.get(key, key), None)
+        return self.values.get(key, _DEFAULTS.get(key, default))
+
+    def place(self, key: str) -> str:
+        """Where a value came from."""
+        return ", ".join(self.origins.get(key, ("default",)))
+
+    def transfer(self, *, dry_run: bool = False) -> TransferSettings:
+        """The settings of `transfer`."""
+        known = {_FIELDS.get(key, key): value for key, value in self.values.items() if key != "interval"}
+        return TransferSettings(**known, dry_run=dry_run)
+
+
+def fold(section: str, found: Iterable[Setting]) -> Configured:
+    """The values that hold when these settings were given, lowest layer first. Raises UsageError naming the place.
+
+    ``include``, ``exclude``, ``keep`` and ``no-keep`` add to what lower layers say; others replace it. ``digest`` may
+    be given several times in one layer.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, tuple[str, ...]] = {}
+    layer_of: dict[str, int] = {}
+    for key, raw, place, layer in found:
+        value = _parsed(SECTIONS[section][key], raw, place, "SF-105" if layer == FLAGS else "SF-109")
+        name = key
+        more: tuple[str, ...] = ()
+        if key in {"include", "exclude"}:
+            name, value = "select", (*values.get("select", ()), *((key, glob) for glob in value))
+        elif key in {"keep", "no-keep"}:
+            kept = values.get("keep", frozenset(KEEP_DEFAULT))
+            name, value = "keep", kept.union(value) if key == "keep" else kept.difference(value)
+        elif key == "digest" and layer_of.get(key) == layer:
+            value = (*values[key], *value)
+        if name in {"select", "keep"} or layer_of.get(name) == layer:
+            more = origins.get(name, ())
+        values[name], origins[name], layer_of[name] = value, tuple(dict.fromkeys((*more, place))), layer
+    return Configured(values, origins)
+
+
+# -- files and environment -------------------------------------------------------------------------------------------
+
+
+def find(section: str, environ: Mapping[str, str], project: str = "") -> Iterator[Setting]:
+    """What files and environment say of a section, lowest layer first; all of them are checked for unknown names.
+
+    Raises UsageError (SF-109) naming file, line and the nearest valid name.
+    """
+    for layer, path in enumerate(files(environ, project), 1):
+        yield from (setting for name, setting in _from_file(path, layer) if name == section)
+    named = list(_from_dotenv(os.path.join(project, ".env")))
+    named += [(name, value, name) for name, value in sorted(environ.items()) if name.startswith(PREFIX)]
+    for name, value, place in named:
+        owner, key = _variable(name, place)
+        if owner == section and value:
+            yield Setting(key, value, place, 5 if place == name else 4)
+
+
+def files(environ: Mapping[str, str], project: str = "") -> list[str]:
+    """Where ``scopeferry.toml`` may lie: of the machine, of the user, of the project."""
+    if sys.platform == "win32":
+        machine = os.path.join(environ.get("PROGRAMDATA", r"C:\ProgramData"), "scopeferry")
+        user = os.path.join(environ.get("APPDATA", os.path.expanduser(r"~\AppData\Roaming")), "scopeferry")
+    else:
+        machine = "/etc/scopeferry"
+        user = os.path.join(environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "scopeferry")
+    return [os.path.join(folder, FILE) for folder in (machine, user, project)]
+
+
+def _from_file(path: str, layer: int) -> Iterator[tuple[str, Setting]]:
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}", code="SF-109", path=path) from error
+    import tomllib
+
+    try:
+        content = raw.decode()
+        tables = tomllib.loads(content)
+    except ValueError as error:
+        raise UsageError(f"{path}: not TOML: {error}", code="SF-109", path=path) from error
+    for section, table in tables.items():
+        if section not in SECTIONS or not isinstance(table, dict):
+            raise _unknown(_at(path, content, "", section), section, SECTIONS, "section")
+        for written, value in table.items():
+            place = _at(path, content, section, written)
+            key = written.replace("_", "-")
+            if key not in SECTIONS[section]:
+                raise _unknown(place, written, SECTIONS[section], f"setting of [{section}]")
+            yield section, Setting(key, value, f"{place}: {written}", layer)
+
+
+def _at(path: str, content: str, section: str, key: str) -> str:
+    """``FILE:LINE`` of a key of a section, or of a section."""
+    here = ""
+    for number, line in enumerate(content.splitlines(), 1):
+        if match := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
+            here = match[1].strip("\"'")
+            if not section and here.split(".")[0] == key:
+                return f"{path}:{number}"
+        elif re.match(rf"""\s*["']?{re.escape(key)}["']?\s*[=.]""", line) and here == section:
+            return f"{path}:{number}"
+    return path
+
+
+def _from_dotenv(path: str) -> Iterator[tuple[str, str, str]]:
+    """(name, value, place) of our variables in ``.env``; others are none of our business."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                name, equals, value = line.strip().removeprefix("export ").partition("=")
+                if equals and name.strip().startswith(PREFIX):
+                    yield name.strip(), _unquoted(value.strip()), f"{path}:{number}: {name.strip()}"
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}", code="SF-109", path=path) from error
+
+
+def _unquoted(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        return value[1:-1]
+    return re.sub(r"\s+#.*", "", value)
+
+
+def variables() -> dict[str, tuple[str, str]]:
+    """Variable -> (section, key) of all settings.
+
+    >>> variables()["SCOPEFERRY_TRANSFER_ON_CONFLICT"]
+    ('transfer', 'on-conflict')
+    """
+    return {
+        f"{PREFIX}{section}_{key}".upper().replace("-", "_"): (section, key)
+        for section, keys in SECTIONS.items()
+        for key in keys
+    }
+
+
+def _variable(name: str, place: str) -> tuple[str, str]:
+    if name in NOT_SETTINGS:
+        return "", ""
+    known = variables()
+    if name not in known:
+        raise _unknown(place.rpartition(": ")[0] or "environment", name, known, "variable")
+    return known[name]
+
+
+def _unknown(place: str, written: str, known: Iterable[str], what: str) -> UsageError:
+    near = nearest(written, known)
+    hint = f"did you mean {near}?" if near else f"known: {', '.join(known)}"
+    return UsageError(f"{place}: {written} is no {what}", code="SF-109", path=place.rpartition(":")[0], hint=hint)
