@@ -1,8 +1,9 @@
 """Every call to the system that differs by system: Linux and macOS. ``_windows.py`` has the same names.
 
-A *folder* is an open descriptor. Everything below a root is reached name by name through descriptors, with O_NOFOLLOW: a link
-that is planted where a folder was cannot lead anywhere, and paths may be longer than PATH_MAX. Nothing here decides anything:
-``publish.py`` does. ``ctypes`` is imported at the first call that needs it, for a rerun with nothing to do needs none.
+A *folder* is an open descriptor. Everything below a root is reached name by name through descriptors, with O_NOFOLLOW:
+a link that is planted where a folder was cannot lead anywhere, and paths may be longer than PATH_MAX. Nothing here
+decides anything: ``publish.py`` does. ``ctypes`` is imported at the first call that needs it, for a rerun with nothing
+to do needs none. What is for macOS alone is written from its manual pages and has not run there.
 """
 
 from __future__ import annotations
@@ -24,12 +25,25 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PART = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOATIME = getattr(os, "O_NOATIME", 0)
+_AHEAD = 4 << 20  # bytes of one file that are asked for at once
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _DARWIN = sys.platform == "darwin"
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
+_CASEFOLD = 0x4000_0000  # FS_CASEFOLD_FL of FS_IOC_GETFLAGS
+_GETFLAGS = 0x8008_6601
+_NO_XATTR = {getattr(errno, "ENODATA", 0), getattr(errno, "ENOATTR", 0), errno.EPERM, errno.EACCES, *_UNSUPPORTED}
+
+#: What of ``--keep`` can be kept on this system at all.
+CAN_KEEP = frozenset({"times", "mode", "links", "hardlinks", "holes", "xattrs", "owner", "acl"})
+#: No name holds these characters, and no name of these is a file's, whatever the destination says when asked.
+FORBIDDEN, ENDINGS, RESERVED = "", "", False
+
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-GONE = {errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENODEV, errno.ESHUTDOWN, errno.ENXIO}
+GONE = {
+    errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
+    errno.ETIMEDOUT, errno.ENODEV, errno.ESHUTDOWN, errno.ENXIO,
+}  # fmt: skip
 BAD_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
 
 _library: Any = None
@@ -38,15 +52,15 @@ _library: Any = None
 def _libc() -> Any:
     global _library  # noqa: PLW0603  (loaded once, at first use)
     if _library is None:
-        import ctypes  # noqa: PLC0415
+        import ctypes
 
         _library = ctypes.CDLL(None, use_errno=True)
     return _library
 
 
 def _call(name: str, *arguments: Any) -> None:
-    """Call a function of the C library; raises OSError with its errno. EINTR is tried again, as Python's own calls do."""
-    import ctypes  # noqa: PLC0415
+    """Call a function of the C library; raises OSError with its errno. EINTR is tried again, as by Python itself."""
+    import ctypes
 
     function = getattr(_libc(), name, None)
     if function is None:
@@ -95,6 +109,9 @@ def folder_stat(folder: Folder) -> os.stat_result:
     return os.fstat(folder)
 
 
+fstat = os.fstat
+
+
 def open_up(folder: Folder) -> None:
     """Let the owner write into a folder of ours that is read-only."""
     os.fchmod(folder, os.fstat(folder).st_mode & 0o7777 | 0o700)
@@ -129,7 +146,7 @@ def remove_folder(folder: Folder, name: str) -> None:
 
 
 def open_source(folder: Folder, name: str) -> int:
-    """Open for reading; never a link's target, never blocking on a FIFO; the access time is left alone where allowed."""
+    """Open for reading; never a link's target, never blocking on a FIFO; where allowed the access time stays."""
     try:
         return os.open(name, _READ | _NOATIME, dir_fd=folder)
     except PermissionError:
@@ -160,7 +177,10 @@ def write_at(fd: int, data: Any, offset: int) -> None:
 
 
 def data_ranges(fd: int, size: int, blocks: int) -> Iterator[tuple[int, int]]:
-    """The (start, end) of what holds data, in order; all between is zeros. Holes are looked for if blocks are fewer than the size."""
+    """The (start, end) of what holds data, in order; all between is zeros.
+
+    Holes are looked for if `blocks`, of 512 bytes, are fewer than the size.
+    """
     if blocks * 512 >= size or not hasattr(os, "SEEK_DATA"):
         yield 0, size
         return
@@ -183,12 +203,15 @@ def set_size(fd: int, size: int) -> None:
     os.ftruncate(fd, size)
 
 
-def set_attributes(fd: int, mode: int | None, mtime_ns: int | None) -> None:
-    """Permission bits and modification time of an open file or folder, where asked for."""
+def set_attributes(fd: int, mode: int | None, mtime_ns: int | None, atime_ns: int) -> None:
+    """Permission bits and modification time of an open file or folder, where asked for.
+
+    `atime_ns` is the access time, which is set beside the other.
+    """
     if mode is not None:
         os.fchmod(fd, mode)
     if mtime_ns is not None:
-        os.utime(fd, ns=(os.fstat(fd).st_atime_ns, mtime_ns))
+        os.utime(fd, ns=(atime_ns, mtime_ns))
 
 
 def set_link_time(folder: Folder, name: str, mtime_ns: int) -> None:
@@ -203,10 +226,8 @@ def set_owner(fd: int, uid: int, gid: int) -> None:
 
 def xattrs(fd: int) -> dict[str, bytes]:
     """All extended attributes of an open file that we may read; none where the file system has none."""
-    if not hasattr(os, "listxattr"):
-        return {}
     try:
-        names = os.listxattr(fd)
+        names = os.listxattr(fd) if not _DARWIN else _darwin_xattr_names(fd)
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             return {}
@@ -214,41 +235,93 @@ def xattrs(fd: int) -> dict[str, bytes]:
     found = {}
     for name in names:
         try:
-            found[name] = os.getxattr(fd, name)
+            found[name] = os.getxattr(fd, name) if not _DARWIN else _darwin_xattr(fd, name)
         except OSError as error:  # gone meanwhile, or a namespace that is closed to us
-            if error.errno not in {errno.ENODATA, errno.EPERM, errno.EACCES, *_UNSUPPORTED}:
+            if error.errno not in _NO_XATTR:
                 raise
     return found
 
 
 def set_xattr(fd: int, name: str, value: bytes) -> None:
     """Set one extended attribute."""
-    os.setxattr(fd, name, value)
+    if _DARWIN:
+        _call("fsetxattr", fd, _darwin_name(name), value, _size_t(len(value)), 0, 0)
+    else:
+        os.setxattr(fd, name, value)
 
 
 def remove_xattr(fd: int, name: str) -> None:
     """Remove one extended attribute."""
-    os.removexattr(fd, name)
+    if _DARWIN:
+        _call("fremovexattr", fd, _darwin_name(name), 0)
+    else:
+        os.removexattr(fd, name)
+
+
+def _darwin_name(name: str) -> bytes:
+    """Attributes have no namespaces there; here they stand in ``user.``: one thing has one name on both systems."""
+    if not name.startswith("user."):
+        raise OSError(errno.ENOTSUP, "no such namespace of attributes", name)
+    return os.fsencode(name.removeprefix("user."))
+
+
+def _size_t(number: int) -> Any:
+    import ctypes
+
+    return ctypes.c_size_t(number)
+
+
+def _darwin_bytes(name: str, *arguments: Any, rest: tuple[int, ...]) -> bytes:
+    """What a function of the kind (..., buffer, size, rest) answers, whatever its length."""
+    import ctypes
+
+    function = getattr(_libc(), name)
+    function.restype = ctypes.c_ssize_t
+    size = function(*arguments, None, _size_t(0), *rest)
+    buffer = ctypes.create_string_buffer(max(size, 0) + 1024)  # it may have grown meanwhile
+    size = function(*arguments, buffer, _size_t(len(buffer)), *rest) if size >= 0 else size
+    if size < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return buffer.raw[:size]
+
+
+def _darwin_xattr_names(fd: int) -> list[str]:
+    found = _darwin_bytes("flistxattr", fd, rest=(0,))
+    return [f"user.{os.fsdecode(name)}" for name in found.split(b"\0") if name]
+
+
+def _darwin_xattr(fd: int, name: str) -> bytes:
+    return _darwin_bytes("fgetxattr", fd, _darwin_name(name), rest=(0, 0))
 
 
 # -- flush, drop, look whether it is gone -----------------------------------------------------------------------------
 
 
 def write_back(fd: int) -> None:
-    """Have dirty pages written, so that a later store through a memory map moves the times (``transfer.md`` 3.3, step 1)."""
+    """Have dirty pages written, so that a later store through a memory map moves the times."""
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415
+        import ctypes
 
-        with contextlib.suppress(OSError):  # ESPIPE, ENOSYS: there it cannot be had, and nothing is lost by the attempt
+        with contextlib.suppress(OSError):  # ESPIPE, ENOSYS: there it cannot be had
             _call("sync_file_range", fd, ctypes.c_int64(0), ctypes.c_int64(0), 7)
 
 
 def flush(fd: int) -> None:
     """Have one file written to its storage."""
     if _DARWIN:
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
+        _full_sync(fd)
     else:
         os.fdatasync(fd)
+
+
+def _full_sync(fd: int) -> None:
+    """There `fsync` leaves the bytes in the disk's own memory; not every mount knows the call that does not."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
+    except OSError as error:
+        if error.errno not in {errno.ENOTTY, *_UNSUPPORTED}:
+            raise
+        os.fsync(fd)
 
 
 def flush_all(fd: int) -> None:
@@ -259,7 +332,10 @@ def flush_all(fd: int) -> None:
 def flush_folder(folder: Folder) -> None:
     """Have the names in a folder written to their storage."""
     try:
-        os.fsync(folder)
+        if _DARWIN:
+            _full_sync(folder)
+        else:
+            os.fsync(folder)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:  # some mounts cannot flush a folder
             raise
@@ -270,11 +346,52 @@ def drop(fd: int) -> None:
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     elif _DARWIN:
-        fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)  # type: ignore[attr-defined,unused-ignore]
+        fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)  # type: ignore[attr-defined,unused-ignore]  # keeps what is read from now on out
+        with contextlib.suppress(OSError):
+            _darwin_map(fd, os.fstat(fd).st_size, _darwin_invalidate)  # what is in
+
+
+def _darwin_map(fd: int, size: int, use: Any) -> Any:
+    """Call ``use(address, size)`` while the file is mapped; None for an empty one."""
+    import ctypes
+
+    if not size:
+        return None
+    library = _libc()
+    library.mmap.restype = ctypes.c_void_p
+    at = library.mmap(None, _size_t(size), 1, 1, fd, ctypes.c_int64(0))  # PROT_READ, MAP_SHARED
+    if at is None or at == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        return use(ctypes.c_void_p(at), _size_t(size))
+    finally:
+        _call("munmap", ctypes.c_void_p(at), _size_t(size))
+
+
+def _darwin_invalidate(at: Any, size: Any) -> None:
+    _call("msync", at, size, 2)  # MS_INVALIDATE
+
+
+def _darwin_resident(at: Any, size: Any) -> bool:
+    import ctypes
+
+    found = ctypes.create_string_buffer(1)
+    _call("mincore", at, size, found)
+    return bool(found.raw[0] & 1)  # MINCORE_INCORE
+
+
+def fetch(fd: int, size: int) -> None:
+    """Ask for a file to be read ahead: the requests of a batch then wait side by side in the disk's queue."""
+    if size and hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, 0, min(size, _AHEAD), os.POSIX_FADV_WILLNEED)
 
 
 def is_cached(fd: int) -> bool:
     """Would the first page be read from memory? (``mincore`` calls everything resident in files one may not write.)"""
+    if _DARWIN:
+        with contextlib.suppress(OSError):
+            return bool(_darwin_map(fd, min(1, os.fstat(fd).st_size), _darwin_resident))
+        return True
     if not _NOWAIT:
         return False
     try:
@@ -343,7 +460,10 @@ def _rename_with(folder: Folder, old: str, new: str, flag: int) -> None:
 
 
 def lock(fd: int) -> bool:
-    """Take the lock of an open file for as long as it stays open; False if another process has it. OSError: no locks here."""
+    """Take the lock of an open file for as long as it stays open; False if another process has it.
+
+    Raises OSError where there are no locks.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -378,11 +498,14 @@ def _unescape(text: bytes) -> bytes:
 
 
 def _mount_darwin(path: str) -> tuple[str, str, str]:
-    """From statfs(2): the names lie behind 72 bytes of numbers (sys/mount.h, 64-bit inodes)."""
-    import ctypes  # noqa: PLC0415
+    """From statfs(2): the names lie behind 72 bytes of numbers (sys/mount.h, 64-bit inodes).
+
+    On Intel the plain name is the older call with 32-bit inodes; on ARM there is only one.
+    """
+    import ctypes
 
     buffer = ctypes.create_string_buffer(4096)
-    _call("statfs", os.fsencode(path), buffer)
+    _call("statfs$INODE64" if hasattr(_libc(), "statfs$INODE64") else "statfs", os.fsencode(path), buffer)
     kind, point, device = buffer.raw[72:88], buffer.raw[88:1112], buffer.raw[1112:2136]
     return tuple(os.fsdecode(part.split(b"\0")[0]) for part in (kind, point, device))  # type: ignore[return-value]
 
@@ -393,9 +516,29 @@ def room(folder: Folder) -> tuple[int, int]:
     return facts.f_bavail * facts.f_frsize, facts.f_favail if facts.f_files else -1
 
 
+def fits(fd: int, size: int) -> bool:
+    """May a file of this file system be so large, as far as the system knows before it is written?"""
+    try:
+        os.lseek(fd, size, os.SEEK_SET)  # beyond the largest size Linux answers EINVAL
+    except OSError as error:
+        return error.errno not in {errno.EINVAL, errno.EOVERFLOW, errno.EFBIG}
+    return True
+
+
+def folds_names(folder: Folder) -> bool:
+    """Does a file system that takes any name take some for the same in this folder (``chattr +F``)?"""
+    if _DARWIN:
+        return False
+    try:
+        flags = fcntl.ioctl(folder, _GETFLAGS, bytes(8))
+    except OSError:
+        return False
+    return bool(int.from_bytes(flags[:4], sys.byteorder) & _CASEFOLD)
+
+
 def file_limit() -> int:
     """How many files this process may hold open."""
-    import resource  # noqa: PLC0415
+    import resource
 
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
