@@ -25,7 +25,7 @@ from scopeferry.kernel.publish import Folders, Mark, system
 from scopeferry.kernel.run import Result
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
-from scopeferry.sources.tree import TreeSource, is_recent
+from scopeferry.sources.tree import Ahead, TreeSource, is_recent
 from scopeferry.stores.local import LocalStore, StoredFile, buffer
 from scopeferry.stores.store import Attributes, Entry, Prove, Upload
 
@@ -66,6 +66,7 @@ class CopyItem:
     order: Order
     key: str
     row: Row
+    beside: str | None = None  # its path at the destination, where an earlier run kept both
 
     @property
     def revision(self) -> str:
@@ -80,6 +81,8 @@ class CopyItem:
     @property
     def stored(self) -> str:
         """Its path at the destination."""
+        if self.beside is not None:
+            return self.beside
         return self.key if self.order.names is None else str(self.order.names.full(self.key))
 
     @staticmethod
@@ -106,11 +109,11 @@ def _run(tasks: Sequence[CopyItem], control: Control) -> list[Outcome | Failure]
     answers: dict[int, Outcome | Failure] = {}
     uploads: dict[int, tuple[Upload, dict[str, Any]]] = {}
     try:
-        with order.source.folders() as here, Folders(order.store.root) as there:
+        with order.source.folders() as here, Folders(order.store.root) as there, Ahead(order.source, here) as ahead:
             for index, task in enumerate(tasks):
                 try:
                     control.check()
-                    found = _Comparison(task, here, there, control).settle()
+                    found = _Comparison(task, here, there, control, ahead).settle()
                 except ScopeferryError as error:
                     answers[index] = Failure.of(task.key, error, retryable=False)
                     continue
@@ -136,27 +139,10 @@ def _put(
     if not uploads:
         return
     order = tasks[0].order
-    read_at = time.time_ns()
     found = order.store.put([upload for upload, _ in uploads.values()], prove=order.prove, control=control)
     for index, answer in zip(uploads, found, strict=True):
         task = tasks[index]
-        if isinstance(answer, Entry) and answer.source is not None and order.source.disk.steady:
-            answer = _look_again(order, here, task, answer, read_at)  # noqa: PLW2901
         answers[index] = answer if isinstance(answer, Failure) else _outcome(task, answer, uploads[index][1])
-
-
-def _look_again(order: Order, here: Folders, task: CopyItem, entry: Entry, read_at: int) -> Entry | Failure:
-    """A time within one clock tick of the read is looked at once more, now that the tick is over."""
-    assert entry.source is not None
-    if is_recent(entry.source, read_at, coarse=False) or max(entry.source.mtime_ns, entry.source.ctime_ns) > read_at:
-        head, _, name = task.key.rpartition("/")
-        try:
-            now = publish.mark(system.lstat(here.open(head), name))
-        except OSError:
-            return entry  # vanished after it was copied: the next listing says so
-        if now != entry.source:
-            return Failure(task.key, "SF-201", f"changed while it was read: {printable(task.key)}", retryable=True)
-    return entry
 
 
 def _outcome(task: CopyItem, entry: Entry, facts: dict[str, Any]) -> Outcome:
@@ -172,8 +158,9 @@ def _outcome(task: CopyItem, entry: Entry, facts: dict[str, Any]) -> Outcome:
 class _Comparison:
     """What the plan expects of one item, looked at now: an upload, or the outcome of reading what is there."""
 
-    def __init__(self, task: CopyItem, here: Folders, there: Folders, control: Control) -> None:
+    def __init__(self, task: CopyItem, here: Folders, there: Folders, control: Control, ahead: Ahead) -> None:
         self.task, self.order, self.here, self.there, self.control = task, task.order, here, there, control
+        self.ahead = ahead
         self.row, self.key, self.stored = task.row, task.key, task.stored
 
     def settle(self) -> tuple[Upload, dict[str, Any]] | Outcome:
@@ -209,12 +196,14 @@ class _Comparison:
         copy: dict[str, bytes] | None = None
         read_back = "no"
         if state != states.CHECK_SOURCE:
-            copy, read_back = self._read_copy([working] if source is not None else [was_algorithm], there)
+            copy, read_back = self._read_copy([*dict.fromkeys((working, was_algorithm))], there)
         wanted = source[working] if source is not None else row.digest
-        found = copy[next(iter(copy))] if copy is not None else wanted
+        found = copy[working if source is not None else was_algorithm] if copy is not None else wanted
         if found != wanted:
             if state == states.JUDGE:
                 return self._foreign(there, found)
+            if copy is not None and source is not None and row.digest is not None and copy[was_algorithm] == row.digest:
+                return self._upload(there, "replaced", was=self._digest_was())
             damaged = source is None or row.digest in {None, source[was_algorithm]}
             note = f"healed: {printable(self.key)} differed at the destination; what was found is in {order.set_aside}"
             return self._upload(there, "repaired" if damaged else "replaced", was=self._hex(found), heal=True, note=note)
@@ -241,8 +230,10 @@ class _Comparison:
 
     def _source_now(self) -> tuple[Mark, Attributes]:
         with self.order.source.open(self.here, self.key) as reader:
-            attributes = reader.attributes()
-            return reader.check(), attributes
+            attributes, mark = reader.attributes(), reader.check()
+        if self.order.source.disk.steady and fingerprint(mark.inode, mark.ctime_ns) != self.row.source:
+            raise SourceChanged(f"changed while its copy was checked: {printable(self.key)}", path=self.key)
+        return mark, attributes
 
     def _read_copy(self, algorithms: Sequence[str], there: Mark) -> tuple[dict[str, bytes], str]:
         try:
@@ -253,7 +244,7 @@ class _Comparison:
                 kind = self.order.store.disk.read_back
                 return digests, "memory" if kind == "storage" and file.memory else kind
         except OSError as error:
-            raise self.order.store._translated(error, self.stored) from error  # noqa: SLF001
+            raise self.order.store.translated(error, self.stored) from error
 
     def _foreign(self, there: Mark, found: bytes | None) -> tuple[Upload, dict[str, Any]]:
         """Other content stands there, and we did not put it there."""
@@ -272,13 +263,29 @@ class _Comparison:
     def _upload(
         self, expected: Mark | None, action: str, *, was: str | None = None, heal: bool = False, beside: bool = False, note: str | None = None
     ) -> tuple[Upload, dict[str, Any]]:
-        order, here, key = self.order, self.here, self.key
+        order, key = self.order, self.key
         named = None
         if beside:
             name = self.stored.rpartition("/")[2]
             named = lambda digest: beside_name(name, digest)  # noqa: E731
-        upload = Upload(self.stored, lambda: order.source.open(here, key), expected, set_aside=order.set_aside if heal else None, named=named)
+        self.ahead.begin(key)
+        ahead = self.ahead
+        upload = Upload(self.stored, lambda: ahead.open(key), expected, set_aside=order.set_aside if heal else None, named=named)
+        if order.source.disk.steady:
+            begun = time.time_ns()
+            upload.settled = lambda mark: self._settled(mark, begun)
         return upload, {"action": action, "was": was, "note": note}
+
+    def _settled(self, found: Mark, begun_ns: int) -> None:
+        """A time within one clock tick of the read is looked at once more, now that the tick is over and before the name is given."""
+        if is_recent(found, begun_ns, coarse=False) or max(found.mtime_ns, found.ctime_ns) > begun_ns:
+            head, _, name = self.key.rpartition("/")
+            try:
+                now = publish.mark(system.lstat(self.here.open(head), name))
+            except OSError as error:
+                raise self.order.source.translated(error, self.key) from error
+            if now != found:
+                raise SourceChanged(f"changed while it was read: {printable(self.key)}", path=self.key)
 
     def _symlink(self) -> tuple[Upload, dict[str, Any]] | Outcome:
         order, row = self.order, self.row
@@ -318,7 +325,7 @@ class _Comparison:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self.order.store._translated(error, self.stored) from error  # noqa: SLF001
+            raise self.order.store.translated(error, self.stored) from error
         if not kind(entry.st_mode):
             raise Refused(f"something of another kind stands at the destination: {printable(self.key)}", code="SF-502", path=self.key)
         return publish.mark(entry, steady=self.order.store.disk.steady)
@@ -391,16 +398,20 @@ class LinkItem:
                 except ScopeferryError as error:
                     answers.append(Failure.of(task.key, error))
                 except OSError as error:
-                    answers.append(Failure.of(task.key, order.store._translated(error, task.key)))  # noqa: SLF001
+                    answers.append(Failure.of(task.key, order.store.translated(error, task.key)))
         return answers
 
 
 def copy_tasks(journal: Journal, order: Order, control: Control) -> Iterator[CopyItem]:
     """The open rows of the plan as tasks, folder by folder."""
+    kept_both = journal.details("as") if order.names is None else {}
     for folder, row in journal.open_rows(tuple(state for state in states.OPEN if state != states.LINK)):
         if control.stopped:
             return
-        yield CopyItem(order, os.fsdecode(folder + row.name), row)
+        beside = None
+        if kept_both and row.state in {states.CHECK, *states.CHECK_ONE}:
+            beside = kept_both.get((folder, row.name))
+        yield CopyItem(order, os.fsdecode(folder + row.name), row, None if beside is None else os.fsdecode(beside))
 
 
 def link_tasks(journal: Journal, order: Order, control: Control) -> Iterator[LinkItem]:
@@ -433,6 +444,7 @@ class CopyLedger:
             folder = raw[: len(raw) - len(task.row.name)]
             if isinstance(answer, Failure):
                 events.append(self._failed(task, answer))
+                self.changed += answer.code == "SF-201"  # put aside: the next listing looks at it again
                 state = _state_after(answer)
                 if state is not None:
                     rows.append((folder, task.row._replace(state=state), {}))
@@ -463,6 +475,8 @@ class CopyLedger:
                 details[f"digest:{name}"] = digests[name]
         if copied.stored is not None:
             details["as"] = os.fsencode(copied.stored)
+        elif copied.action == "replaced":
+            details["as"] = None
         stored = fingerprint(mark.inode, mark.ctime_ns, mark.size) if order.store.disk.steady else fingerprint(0, 0, mark.size)
         new = Row(
             row.name, row.kind, states.DONE, source.size if not linked else row.size, source.mtime_ns,

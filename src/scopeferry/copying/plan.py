@@ -207,7 +207,7 @@ class Plan:
                 continue
             if row[2] == states.DONE or row[8] is not None:
                 self.totals.kept += 1
-                if not self.again and self.totals.kept == 1:
+                if self.totals.kept == 1:
                     yield Event("note", path=name, data={"code": "SF-903", "message": f"gone at the source, kept: {printable(name)}"})
             elif row[2] in {states.FAILED, states.CONFLICT}:
                 if not self.again:
@@ -268,7 +268,7 @@ class _Folder:
         plan, twin = self.plan, self.twin
         source_steady, stored_steady, recipe = plan.source.disk.steady, plan.store.disk.steady, plan.recipe
         names, selection = plan.names, plan.selection if plan.selection.rules else None
-        look, encode, everything = os.stat, os.fsencode, plan.everything
+        look, encode, everything = system.lstat, os.fsencode, plan.everything
         totals, done, done_bytes, count, total = plan.totals, 0, 0, 0, 0
         self.all = entries
         for entry in entries:
@@ -293,7 +293,7 @@ class _Folder:
                 _, _, _, row_size, row_mtime_ns, row_source, row_stored, row_stored_mtime_ns, _, row_recipe = row
                 if row_size == size and row_mtime_ns == mtime_ns and row_source == source and row_recipe == recipe:
                     try:
-                        there = look(name, dir_fd=twin, follow_symlinks=False)
+                        there = look(twin, name)
                     except OSError:
                         pass
                     else:
@@ -347,6 +347,8 @@ class _Folder:
         there = self._look(stored_name)
         kind = states.SYMLINK if stat.S_ISLNK(mode) else states.FILE
         state, code = self._verdict(facts, source, old, there, stored_name)
+        if old is not None and old.digest is not None and state in {states.JUDGE, states.CONFLICT} and plan.policy != "replace":
+            state, code, there = self._beside(facts, source, old, raw) or (state, code, there)
         if old is not None and old.kind == states.HARDLINK and kind == states.FILE and state == states.DONE:
             kind = states.HARDLINK
         self._settle(raw, facts, source, state, old, there, kind)
@@ -355,6 +357,15 @@ class _Folder:
         if kind != states.SYMLINK and facts.st_nlink > 1 and "hardlinks" in plan.source.keep:
             plan._has_links = True  # noqa: SLF001
             scratch.add_link(f"{facts.st_dev}:{facts.st_ino}", os.fsencode(path), state)
+
+    def _beside(self, facts: os.stat_result, source: int, row: Row, raw: bytes) -> tuple[int, str, os.stat_result] | None:
+        """Ours may stand under another name, where an earlier run kept both; None if it is not there, or not this version."""
+        stored = self.plan.journal.detail(os.fsencode(self.head), raw, "as")
+        there = None if stored is None else self._look(os.fsdecode(stored).rpartition("/")[2])
+        if there is None:
+            return None
+        state, code = self._verdict(facts, source, row, there, "")
+        return (state, code, there) if state in {states.DONE, states.CHECK, *states.CHECK_ONE} else None
 
     def _look(self, name: str) -> os.stat_result | None:
         if self.twin is None:
@@ -379,12 +390,13 @@ class _Folder:
             noted = row.mtime_ns if row.stored_mtime_ns is None else row.stored_mtime_ns
             fits = there.st_mtime_ns == noted and (row.stored == stored or (row.state == states.DONE and there.st_size == row.size))
             if fits:
-                if not same_source:
+                if not same_source or (row.state != states.DONE and facts.st_size != there.st_size):
                     if facts.st_size < there.st_size and plan.policy != "replace":
                         return states.CONFLICT, "SF-503"
-                    return states.REPLACE, ""
+                    return (states.REPLACE if row.stored == stored else states.CHECK), ""
                 if row.state != states.DONE or row.recipe != plan.recipe or plan.everything:
-                    return (row.state if row.open and row.state != states.LINK else states.CHECK), ""
+                    same = row.open and row.state != states.LINK and row.recipe == plan.recipe and row.source == source
+                    return (row.state if same else states.CHECK), ""
                 if row.source == source and row.stored == stored:
                     plan.totals.done += 1
                     plan.totals.done_bytes += facts.st_size
@@ -393,7 +405,9 @@ class _Folder:
                     return states.CHECK_STORED, ""
                 return (states.CHECK_SOURCE if row.stored == stored else states.CHECK), ""
         planned_by_us = row is not None and row.open and row.state != states.JUDGE
-        if planned_by_us and row is not None and (there.st_size, there.st_mtime_ns) == (row.size, row.mtime_ns) and same_source:
+        if planned_by_us and row is not None and (there.st_size, there.st_mtime_ns) == (row.size, row.mtime_ns):
+            if facts.st_size < there.st_size and plan.policy != "replace":
+                return states.CONFLICT, "SF-503"
             return states.CHECK, ""  # in flight when a run was killed
         if facts.st_size != there.st_size and plan.policy == "refuse" and not stat.S_ISLNK(facts.st_mode):
             return states.CONFLICT, "SF-501"
@@ -420,7 +434,10 @@ class _Folder:
                 plan.totals.open_bytes += facts.st_size
         digest = old.digest if old is not None and there is not None else None
         stored = stored_mtime_ns = None
-        if there is not None:
+        if digest is not None and old is not None and state in {states.JUDGE, states.CONFLICT}:
+            stored = old.stored  # what stands there is not ours: what we know of ours is kept
+            stored_mtime_ns = old.mtime_ns if old.stored_mtime_ns is None else old.stored_mtime_ns
+        elif there is not None:
             stored, stored_mtime_ns = self._stored(there), there.st_mtime_ns
         recipe = old.recipe if old is not None and digest is not None else plan.recipe
         self.changed.append(

@@ -216,7 +216,7 @@ class TransferJob:
         elif event.kind == "note":
             if "lost" in data:
                 self._lost(event.path, data["lost"])
-            else:
+            elif data["code"] != "SF-903" or "SF-903" not in result.codes:  # one is said, and once
                 result.add(data["code"], event.path, data["message"])
 
     def _lost(self, path: str, kind: str) -> None:
@@ -553,12 +553,14 @@ def _make(dst: str) -> None:
 
 
 def _set_folder(order: Order, here: Folders, there: Folders, path: str, stored: str) -> list[str]:
-    from scopeferry.stores.local import apply_attributes  # noqa: PLC0415
+    from scopeferry.stores.local import apply_attributes, lost_times  # noqa: PLC0415
 
     folder = here.open(path)
     facts = system.folder_stat(folder)
     wanted = order.source.attributes(facts, order.source.kept_xattrs(folder))
-    return apply_attributes(there.open(stored, make=True), wanted)
+    copy = there.open(stored, make=True)
+    lost = apply_attributes(copy, wanted)
+    return lost + [kind for kind in lost_times(system.folder_stat(copy), wanted) if kind not in lost]
 
 
 def _refresh_links(journal: Journal, order: Order) -> None:

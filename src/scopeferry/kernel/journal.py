@@ -35,6 +35,7 @@ CHECK_SOURCE = 6  # ours; only the source's inode or change time moved: read tha
 CHECK_STORED = 7  # ours; only the copy's did
 FAILED = 8
 CONFLICT = 9
+CHECK_ONE = (CHECK_SOURCE, CHECK_STORED)
 OPEN = (COPY, REPLACE, CHECK, JUDGE, LINK, CHECK_SOURCE, CHECK_STORED)
 
 _MASK, _HALF = 0xFFFF_FFFF_FFFF_FFFF, 0x8000_0000_0000_0000
@@ -334,6 +335,14 @@ class Journal:
                     else:
                         self._db.execute("INSERT OR REPLACE INTO details VALUES (?,?,?,?)", (folder, row.name, key, value))
 
+    def note(self, key: str, found: Iterable[tuple[bytes, bytes, Any]]) -> None:
+        """Set one detail of items that the journal knows: (folder path, name, value), in one transaction."""
+        with self._writing():
+            for path, name, value in found:
+                folder = self.folder_id(path)
+                if folder is not None:
+                    self._db.execute("INSERT OR REPLACE INTO details VALUES (?,?,?,?)", (folder, name, key, value))
+
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def details(self, key: str, path: bytes | None = None) -> dict[tuple[bytes, bytes], Any]:
@@ -341,6 +350,20 @@ class Journal:
         sql = "SELECT f.path, d.name, d.value FROM details d JOIN folders f ON f.id = d.folder WHERE d.key=?"
         found = self._db.execute(sql, (key,)) if path is None else self._db.execute(sql + " AND f.path=?", (key, path))
         return {(folder, name): value for folder, name, value in found}
+
+    def noted(self, key: str) -> Iterator[tuple[bytes, Any]]:
+        """(path, value) of one kind of detail, a page at a time."""
+        at: tuple[int, bytes] = (-1, b"")
+        while True:
+            page = self._db.execute(
+                "SELECT f.path, d.name, d.value, d.folder FROM details d JOIN folders f ON f.id = d.folder "
+                f"WHERE d.key=? AND (d.folder, d.name) > (?, ?) ORDER BY d.folder, d.name LIMIT {PAGE}", (key, *at),
+            ).fetchall()  # fmt: skip
+            for path, name, value, _ in page:
+                yield path + name, value
+            if len(page) < PAGE:
+                return
+            at = (page[-1][3], page[-1][1])
 
     def detail(self, path: bytes, name: bytes, key: str) -> Any:
         """One detail of one item, or None."""

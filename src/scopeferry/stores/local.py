@@ -29,7 +29,9 @@ LARGE = 16 << 20  # a `.part` of a file at least this large is continued by the 
 CHANGED_WAITS_S = (0.1, 1.0, 5.0)  # between the tries at a source that moves
 ZEROS = bytes(BLOCK)
 
+MANY = 32
 _local = threading.local()
+_turns = threading.BoundedSemaphore(int(os.environ.get("TURNS", "2")))
 
 
 class ProofError(ItemError):
@@ -108,7 +110,7 @@ class LocalStore:
             except ScopeferryError as error:  # stopped, or patience is over
                 found = dict.fromkeys(range(len(pending)), error)  # type: ignore[arg-type]
             except OSError as error:
-                found = dict.fromkeys(range(len(pending)), self._translated(error, self.root))
+                found = dict.fromkeys(range(len(pending)), self.translated(error, self.root))
             again, waits = [], 0.0
             for at, index in enumerate(pending):
                 answer = found[at]
@@ -171,7 +173,9 @@ class LocalStore:
         fd = system.open_source(folder, name)
         try:
             lost = apply_attributes(fd, attributes)
-            return publish.mark(os.fstat(fd), steady=self.disk.steady), tuple(lost)
+            entry = system.fstat(fd)
+            lost += [kind for kind in lost_times(entry, attributes) if kind not in lost]
+            return publish.mark(entry, steady=self.disk.steady), tuple(lost)
         finally:
             os.close(fd)
 
@@ -244,7 +248,7 @@ class LocalStore:
             free, inodes = system.room(folders.root)
         return free > BLOCK and inodes != 0
 
-    def _translated(self, error: OSError, path: str) -> ItemError:
+    def translated(self, error: OSError, path: str) -> ItemError:
         """An error of the destination, as one of ours."""
         shown = printable(path)
         code = error.errno or 0
@@ -305,14 +309,20 @@ class _Batch:
 
     def put(self, uploads: Sequence[Upload]) -> dict[int, Entry | ScopeferryError]:
         parts: dict[int, _Part] = {}
+        turn = _turns if len(uploads) >= MANY and not self.store.disk.network else contextlib.nullcontext()
         try:
-            for index, upload in enumerate(uploads):
-                with self._guard(index, upload.key):
-                    self.control.check()
-                    parts[index] = self._write(upload)
+            with turn:
+                for index, upload in enumerate(uploads):
+                    try:
+                        self.control.check()
+                        parts[index] = self._write(upload)
+                    except (ScopeferryError, OSError) as error:
+                        self._note(index, upload.key, error)
             self._flush(parts)
-            self._each(parts, self._prove)
-            self._each(parts, self._publish)
+            with turn:
+                self._drop(parts)
+                self._each(parts, self._prove)
+                self._each(parts, self._publish)
             self._finish(parts)
         finally:
             for part in parts.values():
@@ -322,21 +332,14 @@ class _Batch:
     def _each(self, parts: dict[int, _Part], step: Any) -> None:
         for index, part in list(parts.items()):
             try:
-                with self._guard(index, part.upload.key):
-                    step(part)
-            finally:
-                if index in self.found:
-                    self._discard(parts.pop(index))
+                step(part)
+            except (ScopeferryError, OSError) as error:
+                self._note(index, part.upload.key, error)
+                self._discard(parts.pop(index))
 
-    @contextlib.contextmanager
-    def _guard(self, index: int, key: str) -> Iterator[None]:
+    def _note(self, index: int, key: str, error: ScopeferryError | OSError) -> None:
         """What goes wrong with one item stays with it."""
-        try:
-            yield
-        except ScopeferryError as error:
-            self.found[index] = error
-        except OSError as error:
-            self.found[index] = self.store._translated(error, key)  # noqa: SLF001
+        self.found[index] = self.store.translated(error, key) if isinstance(error, OSError) else error
 
     # -- 1 to 4: read, hash, write -------------------------------------------------------------------------------------------
 
@@ -372,7 +375,7 @@ class _Batch:
             if left and not reader.sparse:
                 part.name = left
                 part.fd = system.open_part(folder, left)
-                entry = os.fstat(part.fd)
+                entry = system.fstat(part.fd)
                 if stat.S_ISREG(entry.st_mode) and entry.st_nlink == 1:
                     return min(entry.st_size, reader.size)
                 raise Refused(f"not a temporary file of ours: {left}", code="SF-502", path=part.upload.key)
@@ -454,7 +457,7 @@ class _Batch:
             full = (error.errno or 0) in system.NO_SPACE
             for index, part in list(parts.items()):
                 path = part.upload.key
-                problem = self.store._translated(error, path) if full else FlushError(  # noqa: SLF001
+                problem = self.store.translated(error, path) if full else FlushError(
                     f"flush failed at {printable(path)}: {error.strerror}", path=path)  # fmt: skip
                 self.found[index] = problem
                 self._discard(parts.pop(index))
@@ -467,33 +470,49 @@ class _Batch:
             os.close(part.fd)
             part.fd = -1
             part.fd = system.open_part(self.folders.open(part.folder), part.name)
-            if os.fstat(part.fd).st_size != part.size:
+            if system.fstat(part.fd).st_size != part.size:
                 raise ProofError(f"arrived with another length: {printable(part.upload.key)}", path=part.upload.key)
 
     # -- 6: read back ----------------------------------------------------------------------------------------------------------
 
+    def _drop(self, parts: dict[int, _Part]) -> None:
+        """Ask for all cached pages to be dropped, look at one file whether they are gone, then have all of them fetched at once."""
+        files = [part for part in parts.values() if part.fd >= 0 and self.prove.wants(os.fsencode(part.upload.key))]
+        for part in files:
+            system.drop(part.fd)
+            part.read_back = self.store.disk.read_back
+        looked_at = next((part for part in files if part.size > 0), None)
+        if looked_at is not None and self.store.disk.read_back == "storage" and system.is_cached(looked_at.fd):
+            for part in files:
+                part.read_back = "memory"
+        for part in files:
+            system.fetch(part.fd, part.size)
+
     def _prove(self, part: _Part) -> None:
-        upload = part.upload
-        if part.fd < 0 or not self.prove.wants(os.fsencode(upload.key)):
+        if part.read_back == "no":
             return
-        system.drop(part.fd)
-        memory = self.store.disk.read_back == "storage" and part.size > 0 and system.is_cached(part.fd)
         found = hash_file(part.fd, self.store.digests[0], part.size, self.control)
         if found != part.working:
-            raise ProofError(f"what was read back differs from what was written: {printable(upload.key)}", path=upload.key)
-        part.read_back = "memory" if memory else self.store.disk.read_back
+            path = part.upload.key
+            raise ProofError(f"what was read back differs from what was written: {printable(path)}", path=path)
 
     # -- 7: the name -----------------------------------------------------------------------------------------------------------
 
     def _publish(self, part: _Part) -> None:
         upload = part.upload
+        if upload.settled is not None and part.source is not None:
+            upload.settled(part.source)
         folder = self.folders.open(part.folder)
         name = upload.key.rpartition("/")[2]
         if upload.named is not None:
             name = upload.named(part.working)
-        if upload.set_aside is not None and upload.expected is not None:
+        expected = upload.expected
+        if upload.set_aside is not None and expected is not None:
             set_aside(folder, name, self.store.records, upload.set_aside, upload.key)
-        publish.publish(folder, part.name, name, upload.expected, upload.key)
+            now = publish.mark(system.lstat(folder, name), steady=expected.inode != 0)
+            if now[:3] == expected[:3]:
+                expected = now  # the link to what is set aside changed its ctime
+        publish.publish(folder, part.name, name, expected, upload.key)
         part.name = name
         if part.fd < 0:
             part.inode = system.lstat(folder, name).st_ino
@@ -507,18 +526,25 @@ class _Batch:
                 try:
                     system.flush_folder(self.folders.open(part.folder))
                 except OSError as error:
-                    flushed[part.folder] = self.store._translated(error, part.folder)  # noqa: SLF001
+                    flushed[part.folder] = self.store.translated(error, part.folder)
             problem = flushed[part.folder]
             if problem is not None:
                 self.found[index] = problem
                 continue
-            with self._guard(index, part.upload.key):
-                steady = self.store.disk.steady
-                entry = os.fstat(part.fd) if part.fd >= 0 else system.lstat(self.folders.open(part.folder), part.name)
-                key = f"{part.folder}/{part.name}" if part.folder else part.name
-                self.found[index] = Entry(key, publish.mark(entry, steady=steady), part.digests, part.source, part.read_back,
-                                          1, tuple(part.lost), part.attributes)  # fmt: skip
+            try:
+                self.found[index] = self._entry(part)
+            except OSError as error:
+                self._note(index, part.upload.key, error)
             part.name = ""
+
+    def _entry(self, part: _Part) -> Entry:
+        entry = system.fstat(part.fd) if part.fd >= 0 else system.lstat(self.folders.open(part.folder), part.name)
+        key = f"{part.folder}/{part.name}" if part.folder else part.name
+        lost = part.lost
+        if part.fd >= 0 and part.attributes is not None:
+            lost = [*lost, *(kind for kind in lost_times(entry, part.attributes) if kind not in lost)]
+        mark = publish.mark(entry, steady=self.store.disk.steady)
+        return Entry(key, mark, part.digests, part.source, part.read_back, 1, tuple(lost), part.attributes)
 
     def _discard(self, part: _Part, *, keep: bool = False) -> None:
         """Close the part, and remove what has no final name."""
@@ -549,15 +575,13 @@ def hash_file(fd: int, algorithm: str, size: int, control: Control) -> bytes | N
         control.add(verified=got)
         if at < size:
             control.check()
-    if os.fstat(fd).st_size != size:
-        return None
     return digests.result()[algorithm]
 
 
 def apply_attributes(fd: int, wanted: Attributes) -> list[str]:
     """Owner, xattrs, mode, times, in this order (a 0444 file takes no xattr from its owner); the kinds that could not be set."""
     lost = []
-    now = os.fstat(fd)
+    now = system.fstat(fd)
     if wanted.owner is not None and wanted.owner != (now.st_uid, now.st_gid):
         try:
             system.set_owner(fd, *wanted.owner)
@@ -573,17 +597,20 @@ def apply_attributes(fd: int, wanted: Attributes) -> list[str]:
             except OSError:
                 lost.append("acl" if name.startswith("system.posix_acl") else "xattrs")
     mode = wanted.mode if wanted.mode is not None and wanted.mode != now.st_mode & 0o7777 else None
+    mtime_ns = wanted.mtime_ns if wanted.mtime_ns != now.st_mtime_ns else None
     try:
-        system.set_attributes(fd, mode, wanted.mtime_ns if wanted.mtime_ns != now.st_mtime_ns else None)
+        system.set_attributes(fd, mode, mtime_ns, now.st_atime_ns)
     except OSError:
         lost.append("mode" if mode is not None else "times")
-    if wanted.mtime_ns is not None or mode is not None:
-        then = os.fstat(fd)
-        if wanted.mtime_ns is not None and then.st_mtime_ns != wanted.mtime_ns and "times" not in lost:
-            lost.append("times")
-        if mode is not None and then.st_mode & 0o7777 != mode and "mode" not in lost:
-            lost.append("mode")
     return lost
+
+
+def lost_times(found: os.stat_result, wanted: Attributes) -> Iterator[str]:
+    """The kinds that a file does not have now, though they were set: the file system cannot hold them."""
+    if wanted.mtime_ns is not None and found.st_mtime_ns != wanted.mtime_ns:
+        yield "times"
+    if wanted.mode is not None and found.st_mode & 0o7777 != wanted.mode:
+        yield "mode"
 
 
 def set_aside(folder: Any, name: str, records: str, below: str, key: str) -> None:
@@ -625,7 +652,7 @@ class StoredFile:
 
     def __init__(self, fd: int, key: str) -> None:
         self.fd, self.key = fd, key
-        self.stat = os.fstat(fd)
+        self.stat = system.fstat(fd)
         self.size = self.stat.st_size
         self.memory = False
 
@@ -639,7 +666,7 @@ class StoredFile:
             if error.errno in {errno.ELOOP, errno.EMLINK}:
                 raise Refused(f"a link stands where a file should be: {printable(key)}", code="SF-502", path=key) from error
             raise
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if not stat.S_ISREG(system.fstat(fd).st_mode):
             os.close(fd)
             raise Refused(f"no regular file: {printable(key)}", code="SF-502", path=key)
         return cls(fd, key)
@@ -675,17 +702,21 @@ class StoredFile:
 
     def check(self) -> Mark:
         """The mark, if nobody wrote the file since it was opened; raises SourceChanged."""
-        now = os.fstat(self.fd)
+        now = system.fstat(self.fd)
         if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (self.size, self.stat.st_mtime_ns, self.stat.st_ctime_ns):
             raise SourceChanged(f"changed while it was read: {printable(self.key)}", path=self.key)
         return publish.mark(now)
 
-    def digest(self, algorithms: Sequence[str], control: Control) -> dict[str, bytes]:
-        """The digests of all bytes, from storage."""
-        with contextlib.suppress(OSError):  # a read-only file system has nothing to flush
-            system.flush(self.fd)
+    def digest(self, algorithms: Sequence[str], control: Control, *, flushed: bool = False) -> dict[str, bytes]:
+        """The digests of all bytes, from storage. `flushed`: the whole file system was, so only what stays cached is again."""
+        if not flushed:
+            self._flush()
         system.drop(self.fd)
         self.memory = self.size > 0 and system.is_cached(self.fd)
+        if flushed and self.memory:  # written since, or being read by somebody
+            self._flush()
+            system.drop(self.fd)
+            self.memory = system.is_cached(self.fd)
         digests = Digests(algorithms)
         block, at = buffer(), 0
         while got := self.read_into(block, at):
@@ -694,3 +725,7 @@ class StoredFile:
             control.add(verified=got)
             control.check()
         return digests.result()
+
+    def _flush(self) -> None:
+        with contextlib.suppress(OSError):  # a read-only file system has nothing to flush
+            system.flush(self.fd)

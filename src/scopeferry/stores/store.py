@@ -67,7 +67,9 @@ class Upload:
 
     ``expected`` is the mark of what may be replaced, None if nothing may stand there. ``set_aside`` is a folder below the
     record folder that first receives what is replaced. ``named`` gives the final name from the working digest, where it
-    depends on that. ``key`` is a POSIX path relative to the store, as the system decodes names.
+    depends on that. ``settled`` looks at the source once
+    more before the name is given, and raises if it moved. ``key`` is a POSIX path relative to the store, as the system decodes
+    names.
     """
 
     key: str
@@ -77,6 +79,7 @@ class Upload:
     attributes: Attributes | None = None
     set_aside: str | None = None
     named: Callable[[bytes], str] | None = None
+    settled: Callable[[Mark], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
