@@ -45,8 +45,8 @@ class TransferSettings:
     """What `transfer` can be told; see ``docs/reference/commands.md``.
 
     ``verify`` is ``full``, ``all``, ``none`` or ``sample:P%``; ``select`` holds ("include" or "exclude", glob) in the
-    order given; ``limit`` is in bytes/s; patience is in seconds, None for the defaults (1 h for a side that is gone, 60 s
-    for room). Raises UsageError (SF-105) for a value that is not understood.
+    order given; ``limit`` is in bytes/s; patience is in seconds, None for the defaults (1 h for a side that is gone,
+    60 s for room). Raises UsageError (SF-105) for a value that is not understood.
     """
 
     verify: str = "full"
@@ -248,7 +248,7 @@ def _parsed(read: Callable[[Any], Any], value: Any, place: str, code: str) -> An
 
 
 class Setting(NamedTuple):
-    """One value as it was written; where (``FILE:LINE: key``, a variable, a flag), and in which layer, flags highest."""
+    """A value as written, its place (``FILE:LINE: key``, a variable, a flag), and its layer: flags are highest."""
 
     key: str
     value: Any
