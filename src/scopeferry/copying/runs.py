@@ -1,7 +1,7 @@
-"""Every run registers: one small file ``<state>/runs/<run id>.json``, so that `status` finds it while it goes on and after.
+"""Every run registers: one small file ``<state>/runs/<run id>.json``, so that `status` finds it, also when it is killed.
 
-The run holds a lock on its own entry for as long as it lives, taken before the entry gets its name. So a reader can tell
-*running* from *dead* without touching the lock of the destination, which a run that begins might want at that moment.
+The run holds a lock on its own entry for as long as it lives, taken before the entry gets its name. So a reader can
+tell *running* from *dead* without touching the lock of the destination, which a run that begins might want just then.
 Nothing here ever stops a run: where the state folder cannot be written, the run is not listed.
 """
 

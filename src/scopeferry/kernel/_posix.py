@@ -462,7 +462,7 @@ def _rename_with(folder: Folder, old: str, new: str, flag: int) -> None:
 def lock(fd: int, *, shared: bool = False) -> bool:
     """Take the lock of an open file for as long as it stays open; False if another process has it.
 
-    Several may have it `shared`: those that only look whether somebody holds it. Raises OSError where there are no locks.
+    Several may have it `shared`: those that only look whether somebody holds it. OSError where there are no locks.
     """
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
