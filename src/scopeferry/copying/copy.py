@@ -534,7 +534,7 @@ class CopyLedger:
 
 def _state_after(failure: Failure) -> int | None:
     """The state of a row after a failure; None: it stays open, for this run or the next."""
-    if failure.code in {"SF-201", "SF-130", "SF-313", "SF-322", "SF-323", "SF-303", "SF-301", "SF-302"}:
+    if failure.code in {"SF-201", "SF-130", "SF-325", "SF-313", "SF-322", "SF-323", "SF-303", "SF-301", "SF-302"}:
         return None
     return states.CONFLICT if failure.code.startswith("SF-5") else states.FAILED
 

@@ -17,10 +17,11 @@ from dataclasses import replace
 from typing import Any
 
 from scopeferry.config import TransferSettings, percent
-from scopeferry.copying import manifest, place, record
+from scopeferry.copying import manifest, place, record, runs
 from scopeferry.copying.copy import CopyLedger, Order, copy_tasks, link_tasks
 from scopeferry.copying.plan import Plan, Totals
 from scopeferry.errors import CODES, Failed, Interrupted, NoSpace, ScopeferryError, Temporary, UsageError
+from scopeferry.jobs import receipts
 from scopeferry.jobs.result import Result
 from scopeferry.kernel import digest as digests
 from scopeferry.kernel import journal as states
@@ -30,11 +31,13 @@ from scopeferry.kernel.journal import Journal, fingerprint
 from scopeferry.kernel.publish import Folders, system
 from scopeferry.kernel.run import BATCH_ITEMS, Line, run
 from scopeferry.kernel.task import Control
-from scopeferry.logs import new_run_id, printable
+from scopeferry.logs import command_line, command_words, new_run_id, printable
+from scopeferry.reports.progress import Meter
 from scopeferry.sources.tree import Selection, TreeSource
 from scopeferry.stores.local import LocalStore
 from scopeferry.stores.store import Prove
 
+NOTE_S = 1.0  # how often the journal is told how the run stands, for `status`
 PASSES = 4  # the first, and at most three more for what changed meanwhile
 MARGIN = 1.02
 
@@ -91,6 +94,10 @@ class TransferJob:
         self.record: record.Record | None = None
         self.lock: place.Lock | None = None
         self.conflicts: set[str] = set()
+        self.registration: runs.Registration | None = None
+        self.meter = Meter(os.path.basename(self.result.source), self.control, settings.verify)
+        self._noted = self.started
+        self.result.details.update(digests=list(self.digests), verify=settings.verify, links=0, unproved=0)
 
     @property
     def target(self) -> str:
@@ -122,6 +129,7 @@ class TransferJob:
         os.makedirs(self.dst, exist_ok=True) if self.settings.parents else _make(self.dst)
         self.lock = place.Lock(self.place.lock, self.result.run)
         self.lock.acquire()
+        self._register()
         os.makedirs(self.place.records, mode=0o700, exist_ok=True)
         os.makedirs(os.path.dirname(self.place.journal), mode=0o700, exist_ok=True)
         if self.place.elsewhere:
@@ -135,9 +143,28 @@ class TransferJob:
         self.result.details["journal"] = self.place.journal
         yield Event("started", self.result.run, self.result.destination, data={"source": self.result.source})
         try:
-            yield from self._copy(self.journal, self.record, order)
+            for event in self._copy(self.journal, self.record, order):
+                self._tell(event, self.journal)
+                yield event
         finally:
             self._end(self.journal, self.record, order)
+
+    def _register(self) -> None:
+        result = self.result
+        self.registration = runs.Registration(
+            result.run, command=list(command_words("scopeferry", "transfer", result.source, result.destination)),
+            job="transfer", source=result.source, destination=result.destination, journal=self.place.journal,
+            lock=self.place.lock, records=self.place.records,
+        )  # fmt: skip
+
+    def _tell(self, event: Event | None, journal: Journal) -> None:
+        """Measure progress, and note it in the journal at most once a second."""
+        if event is not None:
+            self.meter.tell(event)
+        now = time.monotonic()
+        if now - self._noted >= NOTE_S:
+            self._noted = now
+            journal.note_run(self.result.run, self.meter.snapshot())
 
     def _order(self, journal: Journal) -> Order:
         settings = self.settings
@@ -204,6 +231,8 @@ class TransferJob:
             if data["read_back"] != "no":
                 result.verified += 1
                 result.read_back[data["read_back"]] = result.read_back.get(data["read_back"], 0) + 1
+            elif action in {"copied", "replaced", "repaired"}:
+                result.details["links" if data.get("kind") in {"link", "hardlink"} else "unproved"] += 1
             for kind in data.get("lost", ()):
                 self._lost(event.path, kind)
             if "note" in data:
@@ -241,6 +270,7 @@ class TransferJob:
             self.totals = totals
             result.skipped = totals.done
             result.extras = totals.extras
+            result.details["bytes_total"] = totals.bytes
         result.items = max(result.items, totals.files)
 
     def _check_room(self, plan: Plan) -> None:
@@ -333,12 +363,15 @@ class TransferJob:
             self._add(_system_error(problem, self.place.records) if isinstance(problem, OSError) else problem)
         self.result.state = _state(self.result)
         self.result.elapsed_s = time.monotonic() - self.started
-        if rec.begun:
-            try:
-                rec.end(**self._end_line())
-            except OSError as problem:
-                self._add(_system_error(problem, self.place.records))
         self.result.record = rec.path or (record.generations(self.place.records) or [""])[-1]
+        try:
+            if rec.begun:
+                rec.end(**self._end_line())
+                self.result.record = rec.path
+                receipts.write(self.result, self.place.records, rec.header)
+        except OSError as problem:
+            self._add(_system_error(problem, self.place.records))
+        self.result.receipt = receipts.path_in(self.place.records, there=True)
 
     @property
     def manifest_path(self) -> str:
@@ -363,7 +396,7 @@ class TransferJob:
     def _header(self) -> dict[str, Any]:
         settings = self.settings
         return {
-            "run": self.result.run, "tool": _version(), "command": " ".join(sys.argv), "host": socket.gethostname(), "user": _user(),
+            "run": self.result.run, "tool": _version(), "command": command_line("scopeferry", "transfer", self.result.source, self.result.destination), "host": socket.gethostname(), "user": _user(),
             "system": sys.platform, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "sources": [self.result.source],
             "destination": self.result.destination, "digests": list(self.digests), "verify": settings.verify,
             "keep": sorted(settings.keep), "include": [glob for kind, glob in settings.select if kind == "include"],
@@ -379,7 +412,7 @@ class TransferJob:
             "counts": {"items": result.items, "copied": result.copied, "adopted": result.adopted, "checked": result.checked,
                        "replaced": result.replaced, "repaired": result.repaired, "skipped": result.skipped,
                        "verified": result.verified, "failed": result.failed},
-            "lost": result.lost, "tree_digest": result.tree_digest, "manifest": result.details.get("manifests", {}),
+            "lost": result.lost, "read_back": result.read_back, "tree_digest": result.tree_digest, "manifest": result.details.get("manifests", {}),
         }  # fmt: skip
 
     def _rehearse(self) -> Iterator[Event | None]:
@@ -442,6 +475,10 @@ class TransferJob:
             self.journal.close()
         if self.lock is not None:
             self.lock.release()
+        if self.registration is not None:
+            result = self.result
+            counts = {key: getattr(result, key) for key in ("items", "bytes", "copied", "skipped", "verified", "failed")}
+            self.registration.end(result.state, result.exit_code, **counts)
 
 
 def _resolve(src: str, dst: str, *, parents: bool) -> tuple[str, str, str | None, Any]:
@@ -608,6 +645,8 @@ def _system_error(error: OSError, path: str) -> ScopeferryError:
 
 def _state(result: Result) -> str:
     code = result.exit_code
+    if "SF-325" in result.codes:
+        return "interrupted"
     return {0: "complete", 130: "interrupted", 3: "partial", 5: "partial", 6: "partial"}.get(code, "failed")
 
 

@@ -188,7 +188,7 @@ class Meter:
             return []
         parts = [(5, f"{size(copied)}/s")]
         left = self._time_left(copied, verified)
-        if not ended and left is not None:
+        if not ended and left:
             parts.append((3, f"ETA {duration(left)}"))
         return parts
 

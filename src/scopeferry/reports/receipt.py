@@ -43,11 +43,9 @@ def facts(
         "format": "scopeferry-receipt",
         "version": 1,
         **envelope,
+        "command_line": header.get("command") or envelope["command"],
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **{
-            key: header.get(key)
-            for key in ("tool", "command_line", "host", "user", "started", "verify", "digests", "keep")
-        },
+        **{key: header.get(key) for key in ("tool", "host", "user", "started", "verify", "digests", "keep")},
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "tree_digests": _sides(envelope),
         "generations": [dict(generation) for generation in generations],
@@ -83,7 +81,7 @@ def text(receipt: Mapping[str, Any]) -> str:
     rows: list[tuple[str, str]] = [
         ("state", f"{receipt['state']}, exit code {receipt['exit_code']}"),
         ("run", f"{receipt['run']}   {receipt.get('tool') or 'scopeferry'}   {receipt['system']}"),
-        ("command", printable(receipt.get("command_line") or receipt["command"])),
+        ("command", printable(receipt["command_line"])),
         ("by", f"{receipt.get('user') or '?'} on {receipt.get('host') or '?'}"),
         ("source", printable(receipt["source"])),
         ("destination", printable(receipt["destination"])),
