@@ -118,7 +118,7 @@ def size_bytes(text: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** _SIZE_POWER[match[2].upper()])
 
 
-def percentage(text: str) -> float:
+def percentage(text: str, option: str = "") -> float:
     """A share in percent, 0 < P <= 100.
 
     >>> percentage("5%"), percentage("0.5")
@@ -126,7 +126,8 @@ def percentage(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?", text.strip())
     if match is None or not 0 < float(match[1]) <= 100:
-        raise UsageError(f"not a share: {text!r} (5%; more than 0, at most 100)", code="SF-105")
+        named = f"{option}: " if option else ""
+        raise UsageError(f"{named}not a share: {text!r} (5%; more than 0, at most 100)", code="SF-105")
     return float(match[1])
 
 
@@ -150,7 +151,7 @@ def one_of(valid: Sequence[str]) -> Callable[[Any], str]:
             return str(value)
         near = nearest(str(value), valid)
         hint = f"did you mean {near}?" if near else f"one of {', '.join(valid)}"
-        raise UsageError(f"{value!r} is not known: {hint}", code="SF-105", hint=hint)
+        raise UsageError(f"{value!r} is not known", code="SF-105", hint=hint)
 
     return read
 

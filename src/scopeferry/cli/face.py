@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,6 @@ from scopeferry.kernel.events import Event
 from scopeferry.logs import printable
 from scopeferry.reports.evidence import last_line, problem_lines
 from scopeferry.reports.progress import Meter
-
 
 WIDE = 10_000
 UNREMARKABLE = {"starting", "listing", "listing again"}  # no line of their own where there is no terminal
@@ -37,7 +37,7 @@ class Face:
         self.events_out = args.events == "-"
         self._file = _open_events(args.events)
         self._name = printable(meter.name)
-        self._state = ""
+        self._state = self._run = ""
         self._said_at = time.monotonic()
         if args.verbose or console.live:
             from scopeferry import logs
@@ -57,15 +57,19 @@ class Face:
 
     def _write(self, event: Event) -> None:
         if self.events_out:
-            self.console.out.write(as_json(event.as_dict()) + "\n")
+            self.console.out.write(dumps(self._facts(event)) + "\n")
             self.console.out.flush(at_least_s=0.1)
         elif self._file is not None:
             try:
-                self._file.write(as_json(event.as_dict()) + "\n")
+                self._file.write(dumps(self._facts(event)) + "\n")
             except OSError:
                 self._close()
         elif event.kind == "note" and "plan" in event.data and not self.as_json:
             self.console.data(f"{event.data['plan']:<8} {printable(event.path)}")
+
+    def _facts(self, event: Event) -> dict[str, Any]:
+        self._run = event.run or self._run
+        return {**event.as_dict(), "run": self._run}
 
     def _show(self) -> None:
         if self.console.live:
@@ -81,13 +85,13 @@ class Face:
         self.meter.name = self._name
         return self.meter.line(columns, ascii_only=self.console.err.ascii_only, ended=ended)
 
-    def end(self, result: Result, *, success: str = "", counts: str = "") -> int:
+    def end(self, result: Result) -> int:
         """The finished line of the dataset, what went wrong, and the last line."""
         self._close()
         if not self.quiet and self.meter.total_bytes is not None:
             columns = self.console.err.columns - 1 if self.console.live else WIDE
             self.console.say(self._line(columns, ended=True))
-        return last_words(self.console, result, as_json=self.as_json, success=success, counts=counts)
+        return last_words(self.console, result, as_json=self.as_json)
 
     def _close(self) -> None:
         if self._file is not None:
@@ -106,12 +110,35 @@ class Face:
             self._close()
 
 
-def last_words(console: Console, result: Result, *, as_json: bool = False, success: str = "", counts: str = "") -> int:
+def watch(
+    job: Any,
+    console: Console,
+    args: argparse.Namespace,
+    *,
+    interval_s: float,
+    reads_only: bool = False,
+) -> int:
+    """Let a job run to its end and show how it goes; its exit code. A job without a meter of its own is given one."""
+    from scopeferry.cli.signals import stopping
+
+    meter = getattr(job, "meter", None)
+    owned = meter is None
+    if meter is None:
+        name = os.path.basename(job.result.destination or job.result.source)
+        meter = Meter(name, job.control, reads_only=reads_only)
+    face = Face(console, args, meter, interval_s=interval_s, owned=owned)
+    with face.shown(), stopping(job.control):
+        for event in job.run():
+            face.tell(event)
+        return face.end(job.result)
+
+
+def last_words(console: Console, result: Result, *, as_json: bool = False) -> int:
     """Problems, the last line, and with ``--json`` the envelope: the exit code."""
     envelope = result.as_dict()
     for line in problem_lines(envelope):
         console.say(line)
-    console.say(last_line(envelope, success=success, counts=counts))
+    console.say(last_line(envelope))
     if as_json:
         console.data(dumps(envelope))
     return result.exit_code
@@ -132,9 +159,6 @@ def dumps(value: Mapping[str, Any]) -> str:
     return json.dumps(_told(value)) if "\\udc" in text else text
 
 
-as_json = dumps
-
-
 def _told(value: Any) -> Any:
     if isinstance(value, str):
         return _utf8(value)
@@ -143,7 +167,6 @@ def _told(value: Any) -> Any:
         path = value.get("path")
         if isinstance(path, str) and told["path"] != path:
             import base64
-            import os
 
             told["path_b64"] = base64.b64encode(os.fsencode(path)).decode()
         return told

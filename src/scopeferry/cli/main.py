@@ -69,7 +69,8 @@ def _run(arguments: list[str], console: Console) -> int:
     if "--help" in options or "-h" in options:
         console.data(parser.format_help().rstrip())
         return 0
-    return int(module.run(parser.parse(rest), console))
+    console.args = parser.parse(rest)
+    return int(module.run(console.args, console))
 
 
 def overview() -> str:
@@ -119,5 +120,7 @@ def _failed(console: Console, arguments: list[str], error: ScopeferryError, caus
         for line in "".join(traceback.format_exception(cause or error)).splitlines():
             console.say(line)
     result = Result(arguments[0] if arguments and arguments[0] in COMMANDS else "scopeferry")
+    result.source = getattr(console.args, "SRC", None) or ""
+    result.destination = getattr(console.args, "DST", None) or ""
     result.add(error.code, error.path, str(error), error.hint)
     return last_words(console, result, as_json="--json" in arguments)

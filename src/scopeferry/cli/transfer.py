@@ -29,13 +29,8 @@ def parser() -> Parser:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Copy."""
     settings = configured(args)
-    from scopeferry.cli.face import Face
-    from scopeferry.cli.signals import stopping
+    from scopeferry.cli.face import watch
     from scopeferry.jobs.transfer import TransferJob
 
     job = TransferJob(args.SRC, args.DST, settings.transfer(dry_run=args.dry_run))
-    face = Face(console, args, job.meter, interval_s=settings.get("interval"))
-    with face.shown(), stopping(job.control):
-        for event in job.run():
-            face.tell(event)
-        return face.end(job.result)
+    return watch(job, console, args, interval_s=settings.get("interval"))

@@ -24,22 +24,25 @@ GAP = "   "
 MAX_PATH = 100
 
 WHERE = {"storage": "storage", "server": "the server", "mount": "the mount", "memory": "memory"}
+COPYING = {"transfer", "repair"}
+#: How a job that only looks ends well, by its state.
+AGREED = {
+    "verified": "no differences",
+    "sampled": "no differences in the sample",
+    "compared": "no differences in kind, size and time",
+}
 MOVED = ("copied", "replaced", "repaired")
 SETTLED = ("adopted", "checked")
 
 
-def last_line(envelope: Mapping[str, Any], *, success: str = "", counts: str = "") -> str:
-    """One line: code and why, counts, losses, the next step, and where record and receipt lie.
-
-    `success` and `counts` say it in the words of another command than those that copy.
-    """
+def last_line(envelope: Mapping[str, Any]) -> str:
+    """One line: code and why, counts, losses, the next step, and where record and receipt lie."""
     code = envelope["exit_code"]
     deciding = _deciding(envelope)
-    why = _why(envelope, deciding) if code else success or _success(envelope)
-    parts = [f"exit {code}: {why}"]
+    parts = [f"exit {code}: {_why(envelope, deciding) if code else _success(envelope)}"]
     if envelope.get("items") or code == 0:
-        parts.append(counts or _counts(envelope))
-    if envelope.get("state") not in {None, "", "planned"}:
+        parts.append(envelope.get("verdict") or _counts(envelope))
+    if envelope.get("state") not in {None, "", "planned"} and envelope.get("command") in COPYING:
         parts.append(f"lost: {lost(envelope)}")
     if code and deciding is not None:
         parts.append(f"next: {next_step(envelope, deciding)}")
@@ -128,6 +131,8 @@ def _named(problem: Mapping[str, str]) -> str:
 
 
 def _success(envelope: Mapping[str, Any]) -> str:
+    if envelope.get("state") in AGREED:
+        return AGREED[envelope["state"]]
     if envelope.get("state") == "planned":
         return "this is the plan; nothing was written"
     if _idle(envelope):

@@ -61,6 +61,7 @@ class Meter:
     total_bytes: int | None = None
     items: int = 0
     failed: int = 0
+    differing: int = 0
     found_items: int = 0
     found_bytes: int = 0
     state: str = "starting"
@@ -79,7 +80,11 @@ class Meter:
         if event.kind == "done":
             self._done(event)
         elif event.kind == "failed":
-            self.failed += event.data.get("code") != "SF-201"  # such a file is listed again
+            if self.reads_only:  # what differs has been looked at as well
+                self.items += 1
+                self.differing += 1
+            else:
+                self.failed += event.data.get("code") != "SF-201"  # such a file is listed again
         elif event.kind == "found":
             self._found(event)
 
@@ -171,8 +176,8 @@ class Meter:
         parts += [(6, done), (4, size(self.copied_bytes)), *self._speed(ended=ended)]
         if self.state == "listing again" and not ended:
             parts.append((7, self.state))
-        if self.failed:
-            parts.append((2, f"{self.failed:,} failed"))
+        if self.failed or self.differing:
+            parts.append((2, f"{self.differing:,} differ" if self.reads_only else f"{self.failed:,} failed"))
         return parts
 
     @property

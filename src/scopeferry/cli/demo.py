@@ -1,0 +1,44 @@
+"""`demo`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+from scopeferry.cli.console import Console
+from scopeferry.cli.options import Parser
+from scopeferry.errors import UsageError
+
+
+def parser() -> Parser:
+    """Its options."""
+    made = Parser(
+        "demo",
+        "demo [--to DIR] [options]",
+        "A simulated run folder is copied, the copier killed, a bit flipped in the copy: see how each is found.",
+        "scopeferry demo --to /tmp/demo",
+    )
+    made.add_argument("--to", metavar="DIR", help="an empty folder, or one to be made; default a temporary one")
+    made.add_argument("--seed", metavar="N", default="0", help="another simulated run; default 0")
+    made.add_argument("--speed", metavar="X", default="1", help="how fast it is told; default 1")
+    made.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    made.verbosity()
+    return made
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Show it."""
+    from scopeferry.config import whole
+
+    try:
+        job = importlib.import_module("scopeferry.jobs.demo")
+    except ModuleNotFoundError as error:
+        raise UsageError("this scopeferry has no demo", hint="scopeferry --help") from error
+    from scopeferry.cli.face import last_words
+
+    try:
+        seed, speed = whole(args.seed), float(args.speed)
+    except ValueError as error:
+        raise UsageError(f"--speed: not a number: {args.speed!r}", code="SF-105") from error
+    result = job.demo(args.to, seed=seed, speed=speed, say=None if args.quiet or args.json else console.data)
+    return last_words(console, result, as_json=args.json)
