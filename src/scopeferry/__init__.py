@@ -11,6 +11,9 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "transfer": "scopeferry.jobs.transfer",
+    "verify": "scopeferry.jobs.verify",
+    "repair": "scopeferry.jobs.repair",
+    "clean": "scopeferry.jobs.clean",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -1,11 +1,11 @@
 r"""The manifest: which digest each file of a copy must have, in the tagged form that the standard checkers read.
 
-One line a regular file, sorted by path bytes, LF, no comments: ``XXH128 (raw_data/a b.tif) = b5e9...``. A path with a backslash,
-LF or CR takes GNU's escape, a leading backslash before the tag; a file of the root named ``-`` is written ``./-``. The *tree
-digest* is the SHA-256 of the working manifest, so ``sha256sum manifest.xxh128`` recomputes it.
+One line a regular file, sorted by path bytes, LF, no comments: ``XXH128 (raw_data/a b.tif) = b5e9...``. A path with a
+backslash, LF or CR takes GNU's escape, a leading backslash before the tag; a file of the root named ``-`` is written
+``./-``. The *tree digest* is the SHA-256 of the working manifest, so ``sha256sum manifest.xxh128`` recomputes it.
 
-Reading also understands what others write: plain sums (``HEX  path``, ``HEX *path``), BagIt manifests, rclone's SUM files.
-Manifests are untrusted: a path that could lead out of the copy is refused, and the line is named.
+Reading also understands what others write: plain sums (``HEX  path``, ``HEX *path``), BagIt manifests, rclone's SUM
+files. Manifests are untrusted: a path that could lead out of the copy is refused, and the line is named.
 
 >>> parse_line(format_line("xxh128", b"new\nline", bytes(16)))
 ('xxh128', b'new\nline', b'\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00')
@@ -13,8 +13,10 @@ Manifests are untrusted: a path that could lead out of the copy is refused, and 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -29,6 +31,8 @@ PREFIX = "manifest."
 _TAGGED = re.compile(rb"(\\?)([A-Za-z0-9-]+) \((.*)\) = ([0-9a-fA-F]+)", re.DOTALL)
 _PLAIN = re.compile(rb"(\\?)([0-9a-fA-F]{32,128}) [ *](.*)", re.DOTALL)
 _BAGIT = re.compile(rb"(\\?)([0-9a-fA-F]{32,128})[ \t]+(.*)", re.DOTALL)
+_BAGIT_NAME = re.compile(r"(tag)?manifest-[a-z0-9-]+\.txt", re.IGNORECASE)
+_BAGIT_ESCAPES = {b"%0a": b"\n", b"%0d": b"\r", b"%25": b"%"}
 _BY_HEX_LENGTH = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 
 
@@ -44,7 +48,7 @@ def format_line(algorithm: str, path: bytes, digest: bytes) -> bytes:
 
 
 def parse_line(line: bytes, algorithm: str | None = None) -> tuple[str, bytes, bytes]:
-    """(algorithm, path, digest) of one line; raises ValueError with the reason.
+    """(algorithm, path, digest) of one line with or without its LF; raises ValueError with the reason.
 
     `algorithm` names that of a plain line; without it the number of hex digits decides (32 is MD5).
     """
@@ -55,7 +59,7 @@ def parse_line(line: bytes, algorithm: str | None = None) -> tuple[str, bytes, b
         escape, tag, path, hexed = tagged.groups()
         name = BY_TAG.get(tag.decode().upper().replace("SHA-", "SHA").replace("XXH3-", "XXH"))
         if name is None:
-            raise ValueError(f"unknown algorithm {tag.decode()!r}")
+            raise ValueError(f"unknown algorithm {tag.decode()}")
     elif plain := (_PLAIN.fullmatch(line) or _BAGIT.fullmatch(line)):
         escape, hexed, path = plain.groups()
         name = algorithm or _BY_HEX_LENGTH.get(len(hexed))
@@ -100,35 +104,62 @@ def check_path(path: bytes) -> bytes:
     return path
 
 
-def read(path: str, algorithm: str | None = None) -> Iterator[tuple[str, bytes, bytes]]:
-    """(algorithm, path, digest) of each line of a manifest file; raises UsageError (SF-110) naming the line."""
-    if algorithm is None:
-        algorithm = _named_algorithm(path)
+def read(path: str, algorithm: str | None = None, *, ours: bool = False) -> Iterator[tuple[str, bytes, bytes]]:
+    """(algorithm, path, digest) of each line of a manifest file; raises UsageError (SF-110) naming the line, or
+    (SF-111).
+
+    `algorithm` names that of plain lines. A file of ``ours`` lies in a record folder: it is never opened through a
+    link. In a BagIt manifest, known by its name, ``%0A``, ``%0D`` and ``%25`` in paths are what they stand for.
+    """
+    plain = algorithm or _named_algorithm(path)
+    bagit = not ours and _BAGIT_NAME.fullmatch(os.path.basename(path)) is not None
     number = 0
     try:
-        with open(path, "rb") as lines:
+        with open(path, "rb", opener=_open_ours if ours else None) as lines:
             while line := lines.readline(MAX_LINE + 2):
                 number += 1
                 if line in {b"\n", b"\r\n"} or line.startswith((b"#", b";")):
                     continue
-                if not line.endswith(b"\n") and len(line) > MAX_LINE:
-                    raise ValueError("longer than 64 KiB")
-                yield parse_line(line, algorithm)
+                name, entry, digest = parse_line(line, plain)
+                yield name, check_path(_bagit_path(entry)) if bagit else entry, digest
     except ValueError as error:
-        raise UsageError(f"{printable(path)} line {number}: {error}", code="SF-110", path=path) from error
+        raise UsageError(
+            f"{printable(path)} line {number}: {printable(str(error))}", code="SF-110", path=path
+        ) from error
     except OSError as error:
         raise UsageError(f"cannot read {printable(path)}: {error.strerror}", code="SF-111", path=path) from error
 
 
+def _open_ours(path: str, flags: int) -> int:
+    fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "no regular file", path)
+    return fd
+
+
+def _bagit_path(path: bytes) -> bytes:
+    return re.sub(rb"%0[aAdD]|%25", lambda match: _BAGIT_ESCAPES[match[0].lower()], path)
+
+
+def of_folder(folder: str) -> dict[str, str]:
+    """Algorithm -> path of each manifest of ours in a record folder."""
+    try:
+        names = set(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return {name: os.path.join(folder, PREFIX + name) for name in ALGORITHMS if PREFIX + name in names}
+
+
 def _named_algorithm(path: str) -> str | None:
     """``manifest-sha256.txt`` (BagIt), ``SHA256SUMS``, ``x.md5``: the algorithm that a file's name says."""
-    name = os.path.basename(path).lower()
+    name = os.path.basename(path).lower().replace("sha-", "sha").replace("b3sum", "blake3")
     return next((algorithm for algorithm in ALGORITHMS if algorithm in name), None)
 
 
 def write(path: str, algorithm: str, entries: Iterable[tuple[bytes, bytes]]) -> tuple[str, int]:
     """Write a manifest of (path, digest) pairs that come sorted; (its SHA-256, its lines). Whole, flushed, renamed."""
-    import hashlib  # noqa: PLC0415
+    import hashlib
 
     hasher = hashlib.sha256()
     count = 0
@@ -137,7 +168,7 @@ def write(path: str, algorithm: str, entries: Iterable[tuple[bytes, bytes]]) -> 
         for name, digest in entries:
             block.append(format_line(algorithm, name, digest))
             count += 1
-            if len(block) >= 1000:  # noqa: PLR2004
+            if len(block) >= 1000:
                 data = b"".join(block)
                 hasher.update(data)
                 file.write(data)
@@ -149,7 +180,9 @@ def write(path: str, algorithm: str, entries: Iterable[tuple[bytes, bytes]]) -> 
 
 
 class Replacement:
-    """A small file of ours (manifest, receipt) that appears whole or not at all: temporary name, flush, rename, flush the folder."""
+    """A small file of ours (manifest, receipt) that appears whole or not at all: temporary name, flush, rename, flush
+    the folder.
+    """
 
     def __init__(self, path: str, *, durable: bool = True) -> None:
         self.path, self.durable = path, durable
@@ -157,7 +190,11 @@ class Replacement:
         self.file: Any = None
 
     def __enter__(self) -> Any:
-        self.file = open(self.part, "wb")  # noqa: SIM115
+        try:
+            self.file = open(self.part, "xb")
+        except FileExistsError:  # left by a killed run, or planted: never written through
+            os.unlink(self.part)
+            self.file = open(self.part, "xb")
         return self.file
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

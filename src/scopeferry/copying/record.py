@@ -1,23 +1,26 @@
 """The record: one append-only JSON Lines file per generation, chained; the history of which the journal is the index.
 
-A generation is an invocation that changed something. Its first line says who, what, how, and the SHA-256 of the generation
-before; then one line an entry, as items settle; the last line says how it ended. Nothing is ever rewritten. A torn last line is
-ignored; the next run ends it and closes the generation as ``cut off``.
+A generation is an invocation that changed something. Its first line says who, what, how, and the SHA-256 of the
+generation before; then one line an entry, as items settle; the last line says how it ended. Nothing is ever rewritten.
+A torn last line is ignored; the next run ends it and closes the generation as ``cut off``.
 
-`fold` is the one function that turns generations into the state of each path. It serves a lost journal, `verify` on another
-machine and the three-way comparison. Records are untrusted: paths are checked as in a manifest.
+`fold` is the one function that turns generations into the state of each path. It serves a lost journal, `verify` on
+another machine and the three-way comparison. Records are untrusted: paths are checked as in a manifest.
 """
 
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any
+from typing import Any, NamedTuple
 
+from scopeferry.config import KEEP_DEFAULT
 from scopeferry.copying.manifest import check_path
 from scopeferry.errors import UsageError
 from scopeferry.kernel import journal as states
@@ -27,8 +30,15 @@ from scopeferry.logs import printable
 
 FORMAT = "scopeferry-record"
 VERSION = 1
-STANDS = {"copied", "adopted", "replaced", "repaired", "checked"}  # actions after which the entry stands at the destination
+STANDS = {
+    "copied",
+    "adopted",
+    "replaced",
+    "repaired",
+    "checked",
+}  # actions after which the entry stands at the destination
 MAX_LINE = 16 << 20
+CUT_OFF = "cut off"
 
 _NAME = re.compile(r"(\d{4,})\.jsonl")
 
@@ -43,11 +53,27 @@ def generations(folder: str) -> list[str]:
     return [os.path.join(folder, name) for _, name in sorted(found)]
 
 
-def sha256_of(path: str) -> str:
-    """SHA-256 of a small file of ours."""
-    import hashlib  # noqa: PLC0415
+def number_of(path: str) -> int:
+    """The number of a generation, from the name of its file."""
+    match = _NAME.fullmatch(os.path.basename(path))
+    return int(match[1]) if match else 0
 
-    with open(path, "rb") as file:
+
+def open_ours(path: str, mode: str = "rb") -> Any:
+    """Open a regular file of a record folder, never through a link and never waiting for a FIFO; raises OSError."""
+    guard = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    file = open(path, mode, opener=lambda name, flags: os.open(name, flags | guard))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no regular file", path)
+    return file
+
+
+def sha256_of(path: str) -> str:
+    """SHA-256 of a file of ours."""
+    import hashlib
+
+    with open_ours(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -61,7 +87,9 @@ def path_json(path: str) -> str:
 
 
 class Record:
-    """The generation that is being written. The file appears with its first line; a run that changes nothing leaves none."""
+    """The generation that is being written. The file appears with its first line; a run that changes nothing leaves
+    none.
+    """
 
     def __init__(self, folder: str, header: dict[str, Any]) -> None:
         self.folder, self.header = folder, header
@@ -110,7 +138,7 @@ class Record:
     def _begin(self) -> None:
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         older = generations(self.folder)
-        number = int(os.path.basename(older[-1]).split(".")[0]) + 1 if older else 1
+        number = number_of(older[-1]) + 1 if older else 1
         self.path = os.path.join(self.folder, f"{number:04}.jsonl")
         previous = {"name": os.path.basename(older[-1]), "sha256": sha256_of(older[-1])} if older else None
         head = {"format": FORMAT, "version": VERSION, "generation": number, "previous": previous, **self.header}
@@ -118,12 +146,36 @@ class Record:
         self._file.write((json.dumps(head) + "\n").encode())
 
 
+def header(
+    job: str, run: str, source: str | None, destination: str, digests: Sequence[str], **more: Any
+) -> dict[str, Any]:
+    """The first line of a generation that another job than a copy writes."""
+    import getpass
+    import socket
+    import sys
+    import time
+
+    from scopeferry import __version__
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        user = "?"
+    return {
+        "run": run, "job": job, "tool": f"scopeferry {__version__}", "command": " ".join(sys.argv),
+        "host": socket.gethostname(),
+        "user": user, "system": sys.platform, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "sources": [] if source is None else [source], "destination": destination, "digests": list(digests),
+        "keep": [*KEEP_DEFAULT, "owner"], **more,
+    }  # fmt: skip
+
+
 def end_cut_off(folder: str) -> str | None:
     """If the last generation has no end line, a killed run left it: end its torn line, close it. Its name, or None."""
     older = generations(folder)
     if not older:
         return None
-    with open(older[-1], "r+b") as file:
+    with open_ours(older[-1], "r+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - MAX_LINE))
         tail = file.read()
@@ -132,7 +184,7 @@ def end_cut_off(folder: str) -> str | None:
             return None
         file.seek(0, os.SEEK_END)
         torn = b"" if tail.endswith(b"\n") or not tail else b"\n"
-        file.write(torn + json.dumps({"end": True, "state": "cut off", "exit_code": None}).encode() + b"\n")
+        file.write(torn + json.dumps({"end": True, "state": CUT_OFF, "exit_code": None}).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
     return os.path.basename(older[-1])
@@ -141,49 +193,52 @@ def end_cut_off(folder: str) -> str | None:
 def _is_end(line: bytes) -> bool:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("end") is True
 
 
-def lines(path: str) -> Iterator[dict[str, Any]]:
-    """The objects of one generation, header and end line included.
+# -- reading ---------------------------------------------------------------------------------------------------------
 
-    A line that does not parse is ignored if it is the last one, or the one before a "cut off" end; elsewhere it raises UsageError
-    (SF-110) naming it.
+
+def numbered(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of one generation, header and end line included.
+
+    A line that does not parse is ignored if it is the last one, or the one before a "cut off" end; elsewhere it raises
+    UsageError (SF-110) naming it.
     """
     torn: tuple[int, Exception] | None = None
-    with open(path, "rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE):
-            number += 1
-            try:
-                found = json.loads(line)
-                if not isinstance(found, dict):
-                    raise TypeError("no object")  # noqa: TRY301
-            except (ValueError, TypeError, RecursionError) as error:
-                if torn is not None:
+    try:
+        with open_ours(path) as file:
+            number = 0
+            while line := file.readline(MAX_LINE):
+                number += 1
+                try:
+                    found = json.loads(line)
+                    if not isinstance(found, dict):
+                        raise TypeError("no object")
+                except (ValueError, TypeError, RecursionError) as error:
+                    if torn is not None:
+                        raise _bad(path, *torn) from None
+                    torn = number, error
+                    continue
+                if torn is not None and found.get("state") != CUT_OFF:
                     raise _bad(path, *torn)
-                torn = number, error
-                continue
-            if torn is not None and found.get("state") != "cut off":
-                raise _bad(path, *torn)
-            if number == 1 and (found.get("format") != FORMAT or found.get("version") != VERSION):
-                raise _bad(path, 1, ValueError("not a record of this version of scopeferry"))
-            yield found
+                if number == 1 and (found.get("format") != FORMAT or found.get("version") != VERSION):
+                    raise _bad(path, 1, ValueError("not a record of this version of scopeferry"))
+                yield number, found
+    except OSError as error:
+        raise UsageError(f"cannot read {printable(path)}: {error.strerror}", code="SF-110", path=path) from error
+
+
+def lines(path: str) -> Iterator[dict[str, Any]]:
+    """The objects of one generation; see `numbered`."""
+    return (found for _, found in numbered(path))
 
 
 def _bad(path: str, number: int, error: Exception) -> UsageError:
-    return UsageError(f"{printable(path)} line {number}: {error}", code="SF-110", path=path)
-
-
-def entry_path(entry: dict[str, Any], path: str, number: int = 0) -> bytes:
-    """The path of an entry, checked; raises UsageError (SF-110)."""
-    try:
-        raw = base64.b64decode(entry["path_b64"], validate=True) if "path_b64" in entry else os.fsencode(entry["path"])
-        return check_path(raw) if entry.get("kind") != "folder" or raw else raw
-    except (KeyError, ValueError, TypeError) as error:
-        raise _bad(path, number, error if isinstance(error, ValueError) else ValueError("entry without a path")) from error
+    reason = str(error) if isinstance(error, ValueError | TypeError) else type(error).__name__
+    return UsageError(f"{printable(path)} line {number}: {printable(reason)}", code="SF-110", path=path)
 
 
 def check_chain(folder: str) -> list[str]:
@@ -192,14 +247,18 @@ def check_chain(folder: str) -> list[str]:
     before: str | None = None
     for path in generations(folder):
         name = os.path.basename(path)
-        with open(path, "rb") as file:
-            try:
+        try:
+            with open_ours(path) as file:
                 header = json.loads(file.readline(MAX_LINE))
-                previous = header.get("previous")
-            except (ValueError, AttributeError):
-                problems.append(f"{name}: its first line is no header")
-                before = path
-                continue
+            previous = header.get("previous")
+        except OSError as error:
+            problems.append(f"{name}: cannot be read: {error.strerror}")
+            before = None
+            continue
+        except (ValueError, AttributeError, RecursionError):
+            problems.append(f"{name}: its first line is no header")
+            before = path
+            continue
         expected = {"name": os.path.basename(before), "sha256": sha256_of(before)} if before else None
         if previous != expected:
             problems.append(f"{name}: does not follow {os.path.basename(before) if before else 'nothing'} as it is now")
@@ -212,67 +271,250 @@ def headers(folder: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     for path in generations(folder):
         head: dict[str, Any] = {}
         end: dict[str, Any] = {}
-        for number, line in enumerate(lines(path)):
-            if number == 0:
-                head = line
-            elif line.get("end"):
+        for number, line in numbered(path):
+            if line.get("end") is True:
                 end = line
+            elif number == 1:
+                head = line
         yield head, end
 
 
-def fold(folder: str, journal: Journal) -> int:
-    """Replay all generations into a journal: a row DONE for each path that stands; the number of lines.
+class Standing(NamedTuple):
+    """What one line says of one path. ``path`` is that at the source, ``stored`` that at the destination.
 
-    Marks are unknown there (0), so a walk reads what the rows claim before it believes it. Mode, link target, xattrs and further
-    digests become details: ``meta`` (JSON), ``as``, ``digest:ALGO``.
+    ``size`` is in bytes. ``mtime_ns``, ``mode``, ``xattrs`` and ``target`` are None where they were not kept;
+    ``source_mtime_ns`` is always that of the source. ``digests`` maps an algorithm to its raw digest.
+    """
+
+    path: bytes
+    stored: bytes
+    kind: int
+    action: str
+    size: int
+    source_mtime_ns: int
+    mtime_ns: int | None
+    mode: int | None
+    target: str | None
+    xattrs: dict[str, str] | None
+    digests: dict[str, bytes]
+    read_back: str
+    at: float
+    leader: bytes | None
+    working: str
+
+
+FOLDER = 9  # a kind beside those of the journal
+_KINDS = {"file": states.FILE, "link": states.SYMLINK, "hardlink": states.HARDLINK, "folder": FOLDER}
+
+
+def replay(folder: str, after: int = 0) -> Iterator[tuple[dict[str, Any], Standing]]:
+    """(header, entry) of all lines of all generations beyond number `after`, oldest first.
+
+    This is the one reader of what generations say of paths; what they are folded into is the caller's. Raises
+    UsageError (SF-110) naming the line for what no scopeferry wrote.
+    """
+    for path in generations(folder):
+        if number_of(path) <= after:
+            continue
+        header: dict[str, Any] = {}
+        working, keep = "xxh128", frozenset(KEEP_DEFAULT)
+        for number, entry in numbered(path):
+            if entry.get("end") is True:
+                continue
+            try:
+                if number == 1:
+                    header = entry
+                    working, keep = _working(entry), _kept(entry)
+                    continue
+                yield header, _standing(entry, working, keep)
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                raise _bad(
+                    path, number, error if not isinstance(error, KeyError) else ValueError(f"no {error}")
+                ) from error
+
+
+def _working(header: dict[str, Any]) -> str:
+    names = header.get("digests") or []
+    if not isinstance(names, list):
+        raise ValueError("digests is no list")
+    return next((name for name in names if isinstance(name, str) and name in ALGORITHMS), "xxh128")
+
+
+def _kept(header: dict[str, Any]) -> frozenset[str]:
+    keep = header.get("keep")
+    if keep is None:
+        return frozenset(KEEP_DEFAULT)
+    if not isinstance(keep, list) or not all(isinstance(kind, str) for kind in keep):
+        raise ValueError("keep is no list of names")
+    return frozenset(keep)
+
+
+def _standing(entry: dict[str, Any], working: str, keep: frozenset[str]) -> Standing:
+    kind = _KINDS.get(_text(entry, "kind") or "file", states.FILE)
+    path = _path(entry, "path", root=kind == FOLDER)
+    stored = _path(entry, "stored", root=kind == FOLDER) if "stored" in entry or "stored_b64" in entry else path
+    lost = entry.get("lost") or ()
+    if not isinstance(lost, list | tuple):
+        raise ValueError("lost is no list")
+    mtime_ns = _number(entry, "mtime_ns")
+    mode = _number(entry, "mode", 0, 0o7777) if "mode" in keep and "mode" not in lost else None
+    if mode is not None and "owner" not in keep:
+        mode &= 0o1777
+    return Standing(
+        path, stored, kind, _text(entry, "action") or "", _number(entry, "size", 0) or 0, mtime_ns or 0,
+        mtime_ns if "times" in keep and "times" not in lost else None, mode, _target(entry),
+        _xattrs(entry) if "xattrs" not in lost and "acl" not in lost else None, _digests(entry),
+        _text(entry, "read_back") or "no", _time(entry), _path(entry, "leader") if "leader" in entry else None, working,
+    )  # fmt: skip
+
+
+def _path(entry: dict[str, Any], key: str, *, root: bool = False) -> bytes:
+    if f"{key}_b64" in entry:
+        raw = base64.b64decode(entry[f"{key}_b64"], validate=True)
+    else:
+        raw = os.fsencode(entry[key])
+    return raw if root and not raw else check_path(raw)
+
+
+def _text(entry: dict[str, Any], key: str) -> str | None:
+    value = entry.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{key} is no text")
+    return value
+
+
+def _number(entry: dict[str, Any], key: str, least: int = -(1 << 63), most: int = (1 << 63) - 1) -> int | None:
+    value = entry.get(key)
+    if value is not None and (type(value) is not int or not least <= value <= most):
+        raise ValueError(f"{key} is no number from {least} to {most}")
+    return value
+
+
+def _time(entry: dict[str, Any]) -> float:
+    value = entry.get("at", 0)
+    if type(value) not in {int, float} or not 0 <= value < 1e12:
+        raise ValueError("at is no time")
+    return float(value)
+
+
+def _target(entry: dict[str, Any]) -> str | None:
+    target = _text(entry, "target")
+    if target is not None and (not target or b"\0" in os.fsencode(target)):
+        raise ValueError("target is empty or has a NUL in it")
+    return target
+
+
+def _xattrs(entry: dict[str, Any]) -> dict[str, str] | None:
+    found = entry.get("xattrs")
+    if found is None:
+        return None
+    if not isinstance(found, dict):
+        raise ValueError("xattrs is no object")
+    for name, value in found.items():
+        if b"\0" in os.fsencode(name) or not isinstance(value, str):
+            raise ValueError("xattrs has a NUL or no text in it")
+        base64.b64decode(value, validate=True)
+    return found
+
+
+def _digests(entry: dict[str, Any]) -> dict[str, bytes]:
+    found = entry.get("digest") or {}
+    if not isinstance(found, dict):
+        raise ValueError("digest is no object")
+    digests = {}
+    for name, hexed in found.items():
+        if name in ALGORITHMS:
+            if not isinstance(hexed, str) or len(hexed) != 2 * ALGORITHMS[name][2]:
+                raise ValueError(f"digest has not the length of {name}")
+            digests[name] = bytes.fromhex(hexed)
+    return digests
+
+
+# -- folded into a journal -------------------------------------------------------------------------------------------
+
+
+def fold(folder: str, journal: Journal, after: int = 0) -> int:
+    """Replay generations into a journal: a row DONE for each path that stands; the number of lines.
+
+    Marks are unknown there (0), so a walk reads what the rows claim before it believes it. Name at the destination,
+    leader of a hard link and further digests become details: ``as``, ``leader``, ``digest:ALGO``.
     """
     count = 0
-    for path in generations(folder):
-        working, recipe = "xxh128", 0
-        batch = []
-        for number, entry in enumerate(lines(path), 1):
-            if number == 1:
-                digests = [name for name in entry.get("digests", []) if name in ALGORITHMS] or ["xxh128"]
-                working = digests[0]
-                recipe = journal.recipe({"folded": True, "digests": digests})
-                continue
-            if entry.get("end"):
-                continue
-            count += 1
-            batch.append(_folded(entry, entry_path(entry, path, number), working, recipe))
-            if len(batch) >= 1000:  # noqa: PLR2004
-                _apply(journal, batch)
-                batch = []
-        _apply(journal, batch)
+    batch: list[Standing] = []
+    further: set[str] = set(journal.manifest_algorithms()) if after else set()
+    for header, entry in replay(folder, after):
+        if is_freed_here(header, entry):
+            _apply(journal, batch, further)
+            batch = []
+            journal.forget(_head(entry.path), [entry.path.rpartition(b"/")[2]])
+            journal.commit()
+        if entry.action not in STANDS:
+            continue
+        count += 1
+        batch.append(entry)
+        if len(batch) >= 1000:
+            _apply(journal, batch, further)
+            batch = []
+    _apply(journal, batch, further)
+    older = generations(folder)
+    if older:
+        journal.set(generation=number_of(older[-1]))
     return count
 
 
-def _folded(entry: dict[str, Any], path: bytes, working: str, recipe: int) -> tuple[bytes, str, Row, dict[str, Any]]:
-    kinds = {"link": states.SYMLINK, "hardlink": states.HARDLINK}
-    found = entry.get("digest") or {}
-    digest = bytes.fromhex(found[working]) if working in found else None
-    meta = {key: entry[key] for key in ("kind", "mode", "target", "xattrs", "mtime_ns", "read_back", "at") if key in entry}
-    details: dict[str, Any] = {"meta": json.dumps(meta), "as": os.fsencode(entry["stored"]) if "stored" in entry else None}
-    for name, hexed in found.items():
-        if name != working and name in ALGORITHMS:
-            details[f"digest:{name}"] = bytes.fromhex(hexed)
-    if entry.get("leader"):
-        details["leader"] = os.fsencode(entry["leader"])
-    row = Row(path.rpartition(b"/")[2], kinds.get(str(entry.get("kind")), states.FILE), states.DONE, int(entry.get("size") or 0),
-              int(entry.get("mtime_ns") or 0), 0, 0, None, digest, recipe)  # fmt: skip
-    return path, str(entry.get("action")), row, details
+def catch_up(folder: str, journal: Journal) -> int:
+    """Fold what other machines have written since this journal last looked; the number of lines. None was noted:
+    nothing.
+    """
+    noted = journal.get("generation")
+    older = generations(folder)
+    if noted is None or not older or number_of(older[-1]) <= noted:
+        return 0
+    return fold(folder, journal, int(noted))
 
 
-def _apply(journal: Journal, batch: list[tuple[bytes, str, Row, dict[str, Any]]]) -> None:
-    rows = []
-    for path, action, row, details in batch:
-        if action not in STANDS:
+def is_freed_here(header: dict[str, Any], entry: Standing) -> bool:
+    """Does this line say that what stood at the folder of this very record is gone (and not at its source)?"""
+    return entry.action == "freed" and header.get("destination") in (header.get("sources") or ())
+
+
+def _head(path: bytes) -> bytes:
+    head = path.rpartition(b"/")[0]
+    return head + b"/" if head else b""
+
+
+def _apply(journal: Journal, batch: list[Standing], further: set[str]) -> None:
+    rows: list[tuple[bytes, Row, dict[str, Any]]] = []
+    for entry in batch:
+        if entry.kind == FOLDER:
+            journal.plan(entry.path + b"/" if entry.path else b"", (), mode=entry.mode, mtime_ns=entry.source_mtime_ns)
+            if entry.stored != entry.path:
+                journal.plan(_head(entry.path), ())
+                journal.note("as", [(_head(entry.path), entry.path.rpartition(b"/")[2], entry.stored)])
             continue
-        head = path.rpartition(b"/")[0]
-        if json.loads(details["meta"]).get("kind") == "folder":
-            meta = json.loads(details["meta"])
-            journal.plan(path + b"/" if path else b"", (), mode=meta.get("mode"), mtime_ns=meta.get("mtime_ns"))
-            continue
-        rows.append((head + b"/" if head else b"", row, details))
+        details: dict[str, Any] = {f"digest:{name}": None for name in further if entry.action != "checked"}
+        for name, found in entry.digests.items():
+            if name != entry.working:
+                details[f"digest:{name}"] = found
+                further.add(name)
+        if entry.stored != entry.path:
+            details["as"] = entry.stored
+        if entry.leader is not None:
+            details["leader"] = entry.leader
+        recipe = journal.recipe({"folded": True, "digests": [entry.working]})
+        digest = entry.digests.get(entry.working)  # None for a link
+        row = Row(
+            entry.path.rpartition(b"/")[2],
+            entry.kind,
+            states.DONE,
+            entry.size,
+            entry.source_mtime_ns,
+            0,
+            0,
+            None,
+            digest,
+            recipe,
+        )
+        rows.append((_head(entry.path), row, details))
     journal.commit()
     journal.settle(rows)
