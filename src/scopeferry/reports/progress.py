@@ -19,11 +19,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from scopeferry.errors import CODES
 from scopeferry.kernel.events import Event
 from scopeferry.reports.units import count, duration, percent, plain, shorten, size, width
 
 RATE_S = 5.0
 MIN_NAME = 8
+FAILED = {3, 5}  # exit codes of an item that will not arrive; others are of the run, and the item stays open
 _GAP = "  "
 
 
@@ -80,11 +82,12 @@ class Meter:
         if event.kind == "done":
             self._done(event)
         elif event.kind == "failed":
+            again = event.data.get("code") == "SF-201"  # such a file is listed again
             if self.reads_only:  # what differs has been looked at as well
                 self.items += 1
                 self.differing += 1
             else:
-                self.failed += event.data.get("code") != "SF-201"  # such a file is listed again
+                self.failed += CODES.get(event.data.get("code", ""), (3,))[0] in FAILED and not again
         elif event.kind == "found":
             self._found(event)
 
