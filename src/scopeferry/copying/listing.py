@@ -34,8 +34,8 @@ _SCHEMA = """
 CREATE TABLE items (
   head BLOB NOT NULL, name BLOB NOT NULL, kind INTEGER NOT NULL, size INTEGER, mtime_ns INTEGER, mode INTEGER,
   target TEXT, xattrs TEXT, algorithm TEXT, digest BLOB, more TEXT, source BLOB, at REAL NOT NULL,
-  state INTEGER NOT NULL, freed INTEGER NOT NULL, recorded INTEGER NOT NULL, source_mtime_ns INTEGER, code TEXT, inode INTEGER,
-  ctime_ns INTEGER, leader BLOB, PRIMARY KEY (head, name)) WITHOUT ROWID;
+  state INTEGER NOT NULL, freed INTEGER NOT NULL, recorded INTEGER NOT NULL, source_mtime_ns INTEGER, code TEXT,
+  inode INTEGER, ctime_ns INTEGER, leader BLOB, PRIMARY KEY (head, name)) WITHOUT ROWID;
 CREATE INDEX mapped ON items (source) WHERE source IS NOT NULL;
 """
 _COLUMNS = (

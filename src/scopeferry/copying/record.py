@@ -16,7 +16,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NamedTuple
 
@@ -91,8 +91,8 @@ class Record:
     none.
     """
 
-    def __init__(self, folder: str, header: dict[str, Any]) -> None:
-        self.folder, self.header = folder, header
+    def __init__(self, folder: str, header: dict[str, Any], on_begin: Callable[[int], Any] | None = None) -> None:
+        self.folder, self.header, self.on_begin = folder, header, on_begin
         self.path = ""
         self._file: Any = None
         self._lines: list[str] = []
@@ -121,6 +121,11 @@ class Record:
             self._file.flush()
             os.fsync(self._file.fileno())
 
+    def begin(self) -> None:
+        """Begin the generation though it has no entries yet."""
+        if self._file is None:
+            self._begin()
+
     def end(self, **facts: Any) -> None:
         """The last line. Nothing happens if there is no generation and none is asked for by `begun`."""
         if self.begun:
@@ -144,6 +149,8 @@ class Record:
         head = {"format": FORMAT, "version": VERSION, "generation": number, "previous": previous, **self.header}
         self._file = open(self.path, "xb")  # noqa: SIM115
         self._file.write((json.dumps(head) + "\n").encode())
+        if self.on_begin is not None:
+            self.on_begin(number)
 
 
 def header(
@@ -196,6 +203,17 @@ def _is_end(line: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("end") is True
+
+
+def last_end(folder: str) -> dict[str, Any]:
+    """The last line of the last generation; empty if there is none, or if it was cut off."""
+    older = generations(folder)
+    if not older:
+        return {}
+    with open_ours(older[-1]) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - (64 << 10)))
+        last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+    return dict(json.loads(last)) if _is_end(last) else {}
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
