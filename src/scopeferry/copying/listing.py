@@ -304,6 +304,11 @@ class Listing:
         more = _json({**item.digests, **new}, without=item.algorithm)
         self._db.execute("UPDATE items SET more=? WHERE head=? AND name=?", (more, item.head, item.name))
 
+    def moved(self, inode: int, ctime_ns: int, now_ns: int) -> None:
+        """One name of an inode has gone: the others have another time of change now."""
+        self._db.execute("CREATE INDEX IF NOT EXISTS inodes ON items (inode)")
+        self._db.execute("UPDATE items SET ctime_ns=? WHERE inode=? AND ctime_ns=?", (now_ns, inode, ctime_ns))
+
     def begin(self) -> None:
         """Begin a transaction: many writes are then one."""
         self._db.execute("BEGIN")

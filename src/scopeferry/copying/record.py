@@ -118,13 +118,17 @@ class Record:
                 self._begin()
             self._file.write(("\n".join(self._lines) + "\n").encode())
             self._lines = []
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._sync()
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def begin(self) -> None:
-        """Begin the generation though it has no entries yet."""
+        """Begin the generation though it has no entries yet, and have it flushed."""
         if self._file is None:
             self._begin()
+            self._sync()
 
     def end(self, **facts: Any) -> None:
         """The last line. Nothing happens if there is no generation and none is asked for by `begun`."""

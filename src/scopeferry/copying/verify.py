@@ -433,6 +433,8 @@ class CheckLedger:
             problems, told = self._told(found, task)
             state = BAD if problems else GOOD
             self._count("bad" if problems else "good")
+            if task.item.kind == states.SYMLINK and not problems:
+                self._count("links")
             rows.append((state, _worst(problems), found.mark, task.item.head, task.item.name))
             if answer.read_back != "no":
                 self._read(answer)

@@ -370,6 +370,7 @@ class VerifyJob:
         self.result.failed = ledger.counts.get("bad", 0)
         self.result.verified = 0 if self.settings.quick else ledger.counts.get("proved", 0)
         self.result.checked = ledger.counts.get("good", 0) + self.result.failed
+        self.result.details["links_compared"] = ledger.counts.get("links", 0)
         self.result.bytes, self.result.read_back = ledger.bytes_read, ledger.read_back
         if self.record is not None and self.record.begun:
             self._end_record()
@@ -407,12 +408,15 @@ class VerifyJob:
         result, settings = self.result, self.settings
         if settings.quick:
             return f"compared {result.checked:,} entries by kind, size and time; nothing was read"
-        files = f"{result.verified:,} of {result.items - result.skipped:,} files and links"
+        links = result.details.get("links_compared", 0)
+        files = f"{result.verified:,} files" + (f", compared {links:,} links" if links else "")
         where = " and ".join(f"{count:,} from {kind}" for kind, count in sorted(result.read_back.items())) or "nothing"
         against = "the source" if not result.manifest else f"{printable(result.manifest)}"
         text = f"verified {files} against {against}; read back: {where}"
         if settings.sample is not None:
-            text = f"sampled {settings.sample:g} %: {files}, of {result.items:,} in all, against {against}"
+            text = (
+                f"sampled {settings.sample:g} % of {result.items:,} files and links: verified {files} against {against}"
+            )
             text += f"; read back: {where}"
         return text + (f"; {result.extras:,} extra" if result.extras else "")
 
