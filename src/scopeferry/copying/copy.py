@@ -212,7 +212,11 @@ class _Comparison:
         entry_mark, lost = order.store.set_right(self.there, self.stored, attributes or Attributes())
         action = "adopted" if state == states.JUDGE or row.digest is None else "checked"
         digests = {name: source[name] for name in order.store.digests} if source is not None else {working: wanted or b""}
-        return Outcome(self.key, row.size, digests, entry_mark, read_back, Copied(action, mark, 1, lost, attributes))
+        copied = Copied(action, mark, 1, lost, attributes, stored=self._elsewhere())
+        return Outcome(self.key, row.size, digests, entry_mark, read_back, copied)
+
+    def _elsewhere(self) -> str | None:
+        return self.stored if self.stored != self.key else None
 
     def _read_source(self, algorithms: Sequence[str]) -> tuple[dict[str, bytes], Mark, Attributes]:
         with self.order.source.open(self.here, self.key) as reader:
@@ -309,7 +313,8 @@ class _Comparison:
             if attributes.mtime_ns is not None and there.mtime_ns != attributes.mtime_ns:
                 system.set_link_time(dst, dst_name, attributes.mtime_ns)
             mark = publish.mark(system.lstat(dst, dst_name), steady=order.store.disk.steady)
-            return Outcome(self.key, 0, {}, mark, "no", Copied("adopted", source, 1, (), attributes, target=target))
+            copied = Copied("adopted", source, 1, (), attributes, target=target, stored=self._elsewhere())
+            return Outcome(self.key, 0, {}, mark, "no", copied)
         if row.state == states.JUDGE and order.policy != "replace":
             raise Refused(f"another link stands at the destination: {printable(self.key)}", code="SF-501", path=self.key)
         if row.state == states.REPLACE:
@@ -381,17 +386,19 @@ class LinkItem:
     def run_batch(tasks: Sequence[LinkItem], control: Control) -> list[Outcome | Failure]:
         """Make the links; one answer for each."""
         order = tasks[0].order
+        stored_as = order.names.full if order.names is not None else str
         answers: list[Outcome | Failure] = []
         with Folders(order.store.root) as there:
             for task in tasks:
                 try:
                     control.check()
-                    expected = None
+                    stored, expected = stored_as(task.key), None
                     if task.row.digest is not None:
-                        expected = order.store.entry(task.key)
-                    mark = order.store.link(there, task.leader, task.key, expected)
+                        expected = order.store.entry(stored)
+                    mark = order.store.link(there, stored_as(task.leader), stored, expected)
                     source = Mark(0, task.row.size, task.row.mtime_ns, 0)
-                    answers.append(Outcome(task.key, task.row.size, {}, mark, "no", Copied("copied", source)))
+                    copied = Copied("copied", source, stored=stored if stored != task.key else None)
+                    answers.append(Outcome(task.key, task.row.size, {}, mark, "no", copied))
                 except FileNotFoundError:
                     message = f"the file it is a hard link of was not copied: {printable(task.key)}"
                     answers.append(Failure(task.key, "SF-213", message))

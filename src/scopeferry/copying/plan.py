@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from scopeferry.errors import Refused, ScopeferryError
+from scopeferry.errors import ItemError, Refused, ScopeferryError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
@@ -27,6 +27,7 @@ from scopeferry.sources.tree import OURS, Selection, TreeSource
 from scopeferry.stores.local import LARGE, LocalStore
 
 CHUNK = 4096  # entries of a folder in memory at a time
+SHORT = 40  # bytes of a name that every file system holds
 POLICIES = ("refuse", "replace", "keep-both")
 
 
@@ -47,6 +48,7 @@ class Totals:
     extras: int = 0
     kept: int = 0
     links: int = 0
+    renamed: int = 0
 
 
 @dataclass(slots=True)
@@ -70,6 +72,7 @@ class Plan:
     again: bool = False
     totals: Totals = field(default_factory=Totals)
     unlisted: int = 0
+    at: Folders | None = None
     _visited: int = 0
     _has_links: bool = False
 
@@ -79,6 +82,7 @@ class Plan:
         scratch.clear()
         stack = [""]
         with self.source.folders() as here, _twin(self.store.root) as there:
+            self.at = there
             while stack:
                 path = stack.pop()
                 yield from self._folder(path, here, there, stack, scratch)
@@ -100,14 +104,15 @@ class Plan:
             reason = getattr(error, "strerror", None) or str(error)
             yield _failed(path, "SF-205", f"folder not listed: {printable(path) or '.'}: {reason}")
             return
-        stored_path = path if self.names is None else self.names.path(path)
         try:
+            stored_path = path if self.names is None else self.names.path(path)
             twin = None if there is None else there.open(stored_path)
         except (FileNotFoundError, NotADirectoryError):
             twin = None
-        except Refused as error:
+        except (Refused, ItemError) as error:
             listing.close()
-            yield _failed(path, error.code, str(error))
+            if not self.again:
+                yield _failed(path, error.code, str(error))
             return
         self._visited += 1
         yield from self._merge(path, folder, facts, listing, twin, stack, scratch)
@@ -123,6 +128,8 @@ class Plan:
             entries = list(islice(listing, CHUNK))
             small = len(entries) < CHUNK and (known is None or self.journal.count(prefix) <= 4 * CHUNK)
             rows = self.journal.raw_folder(prefix) if small and known is not None else {}
+            if self.names is not None and self.only is None:
+                self._twins(merge, prefix, entries if small else None, rows)
             while entries:
                 if not small:
                     raw = [os.fsencode(entry.name) for entry in entries]
@@ -149,6 +156,42 @@ class Plan:
         totals.new_folders += twin is None
         yield Event("found", path=path, items=merge.count, bytes=merge.bytes)
 
+    def _twins(self, merge: _Folder, prefix: bytes, entries: list[Any] | None, rows: dict[bytes, Any]) -> None:
+        """Let `names` see all names of a folder: those that stand at the destination keep theirs."""
+        journal = self.journal
+        renamed = journal.renamed(prefix).items()
+        held = {os.fsdecode(name): os.fsdecode(stored.rpartition(b"/")[2]) for name, stored in renamed}
+
+        def stands(name: str) -> bool:
+            raw = os.fsencode(name)
+            row = rows.get(raw) if entries is not None else journal.rows(prefix, [raw]).get(raw)
+            return (row is not None and row[8] is not None) or journal.folder_id(prefix + raw + b"/") is not None
+
+        if entries is not None:
+            listed = {entry.name for entry in entries if merge.takes(entry)}
+            listed.update(os.fsdecode(raw) for raw, row in rows.items() if row[8] is not None)
+            found = self.names.enter(merge.path, listed, held, stands)
+        else:
+            groups = journal.scratch().twins(self._keys(merge, prefix))
+            decoded = ([os.fsdecode(raw) for raw in group] for group in groups)
+            found = self.names.decide(merge.head, decoded, held, stands)
+        for name, stored in found.items():  # a file's is noted when it is copied; a folder has no row
+            if name not in held and stat.S_ISDIR(system.lstat(merge.folder, name).st_mode):
+                stored_path = f"{self.names.path(merge.path)}/{stored}".lstrip("/")
+                journal.plan(prefix, ())
+                journal.note("as", [(prefix, os.fsencode(name), os.fsencode(stored_path))])
+
+    def _keys(self, merge: _Folder, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(what the destination takes for the same, name) of all names of a folder too large for memory."""
+        key = self.names.key
+        with system.scan(merge.folder) as listing:
+            for entry in listing:
+                if merge.takes(entry) and (found := key(entry.name)) is not None:
+                    yield os.fsencode(found), os.fsencode(entry.name)
+        for raw in self.journal.names(prefix):
+            if (found := key(os.fsdecode(raw))) is not None:
+                yield os.fsencode(found), raw
+
     def _write(self, prefix: bytes, merge: _Folder, facts: os.stat_result, known: Any) -> None:
         self.journal.plan(prefix, merge.changed)
         merge.changed = []
@@ -161,8 +204,9 @@ class Plan:
             there = system.folder_stat(twin)
             keep = self.source.keep
             wanted = self.source.attributes(facts)
-            right = ("mode" not in keep or there.st_mode & 0o7777 == wanted.mode) and (
-                "times" not in keep or there.st_mtime_ns == mtime_ns
+            store = self.store
+            right = ("mode" not in keep or not store.modes or there.st_mode & 0o7777 == wanted.mode) and (
+                "times" not in keep or abs(there.st_mtime_ns - mtime_ns) < store.mtime_step_ns
             )
         if known is None or known[1:3] != (mode, mtime_ns) or not (right or known[3]):
             self.journal.plan(prefix, (), mode=mode, mtime_ns=mtime_ns, touched=not right)
@@ -262,6 +306,16 @@ class _Folder:
         self.events: list[Event] = []
         self.all: list[Any] = []
         self.count = self.bytes = 0
+        self.largest_bytes = plan.store.disk.largest_bytes
+
+    def takes(self, entry: Any) -> bool:
+        """Is this entry of a listing copied, or entered?"""
+        selection = self.plan.selection
+        if entry.is_dir(follow_symlinks=False):
+            return entry.name != OURS and (not selection.rules or selection.enters(self.head + entry.name))
+        return (entry.is_file(follow_symlinks=False) or entry.is_symlink()) and (
+            not selection.rules or selection.takes(self.head + entry.name)
+        )
 
     def entries(self, entries: list[Any], rows: dict[bytes, Any], scratch: Any) -> None:
         """Look at these entries; rows that fit on both sides are skipped, the others are judged."""
@@ -336,15 +390,16 @@ class _Folder:
         if plan.again and old is not None and old.state in {states.FAILED, states.CONFLICT}:
             if (old.size, old.mtime_ns, old.source) == (facts.st_size, facts.st_mtime_ns, source):
                 return
-        stored_name = name
-        if plan.names is not None:
-            try:
-                stored_name = plan.names.name(self.path, name)
-            except ScopeferryError as error:
-                self._settle(raw, facts, source, states.FAILED, old, None)
-                self.events.append(_failed(path, error.code, str(error)))
-                return
-        there = self._look(stored_name)
+        try:
+            if self.largest_bytes is not None and facts.st_size > self.largest_bytes:
+                message = f"larger than the destination's file system allows: {printable(path)}"
+                raise ItemError(message, code="SF-209", path=path)
+            stored_name = name if plan.names is None else plan.names.name(self.path, name)
+            there = self._look(stored_name)
+        except ItemError as error:
+            self._settle(raw, facts, source, states.FAILED, old, None)
+            self.events.append(_failed(path, error.code, str(error)))
+            return
         kind = states.SYMLINK if stat.S_ISLNK(mode) else states.FILE
         state, code = self._verdict(facts, source, old, there, stored_name)
         if old is not None and old.digest is not None and state in {states.JUDGE, states.CONFLICT} and plan.policy != "replace":
@@ -352,6 +407,8 @@ class _Folder:
         if old is not None and old.kind == states.HARDLINK and kind == states.FILE and state == states.DONE:
             kind = states.HARDLINK
         self._settle(raw, facts, source, state, old, there, kind)
+        if stored_name != name and state == states.COPY and plan.only is None:
+            self._told_as(path, stored_name)
         if state == states.CONFLICT:
             self.events.append(_failed(path, code, _CONFLICTS[code].format(printable(path))))
         if kind != states.SYMLINK and facts.st_nlink > 1 and "hardlinks" in plan.source.keep:
@@ -367,13 +424,28 @@ class _Folder:
         state, code = self._verdict(facts, source, row, there, "")
         return (state, code, there) if state in {states.DONE, states.CHECK, *states.CHECK_ONE} else None
 
+    def _told_as(self, path: str, stored_name: str) -> None:
+        self.plan.totals.renamed += 1
+        if self.plan.totals.renamed == 1:
+            message = f"stored under another name, first {printable(path)} as {printable(stored_name)}"
+            self.events.append(_note(path, "SF-908", message))
+
     def _look(self, name: str) -> os.stat_result | None:
-        if self.twin is None:
-            return None
+        """What stands at the destination; raises ItemError (SF-207) for a name that cannot stand there."""
+        folder = self.twin
+        if folder is None:
+            if len(name) <= SHORT or self.plan.at is None:
+                return None
+            folder = self.plan.at.root  # no folder yet: only to learn whether the name is too long
         try:
-            return system.lstat(self.twin, name)
-        except OSError:
+            found = system.lstat(folder, name)
+        except OSError as error:
+            if error.errno in system.BAD_NAME:
+                path = self.head + name
+                message = f"the destination cannot hold this name: {printable(path)}: {error.strerror}"
+                raise ItemError(message, code="SF-207", path=path) from error
             return None
+        return found if self.twin is not None else None
 
     def _verdict(
         self, facts: os.stat_result, source: int, row: Row | None, there: os.stat_result | None, name: str

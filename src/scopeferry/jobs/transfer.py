@@ -38,6 +38,7 @@ from scopeferry.stores.local import LocalStore
 from scopeferry.stores.store import Prove
 
 NOTE_S = 1.0  # how often the journal is told how the run stands, for `status`
+OF_THE_RUN = {1, 7, 75, 130}  # exit codes of what stops a run, not of one item
 PASSES = 4  # the first, and at most three more for what changed meanwhile
 MARGIN = 1.02
 
@@ -139,7 +140,9 @@ class TransferJob:
         self._rebuild(self.journal)
         order = self._order(self.journal)
         self._check_mount(self.journal, order)
-        self.record = record.Record(self.place.records, self._header())
+        order = self._ask(order)
+        journal = self.journal
+        self.record = record.Record(self.place.records, self._header(), lambda number: journal.set(generation=number))
         self.result.details["journal"] = self.place.journal
         yield Event("started", self.result.run, self.result.destination, data={"source": self.result.source})
         try:
@@ -165,6 +168,18 @@ class TransferJob:
         if now - self._noted >= NOTE_S:
             self._noted = now
             journal.note_run(self.result.run, self.meter.snapshot())
+
+    def _ask(self, order: Order, *, ask: bool = True) -> Order:
+        """What the destination can hold: of names, if it is a folder that is copied, and of times."""
+        store = order.store
+        if publish.takes_any_name(store.root, store.disk):
+            return order
+        from scopeferry.copying.names import Names, rules_of  # noqa: PLC0415  (local disks need none)
+
+        rules = rules_of(store.root, store.disk, self.place.records, ask=ask)
+        if self.only is None and not rules.any_name:
+            self.names = Names(rules, percent=self.settings.names == "percent")
+        return replace(order, store=replace(store, mtime_step_ns=rules.mtime_step_ns, modes=rules.modes), names=self.names)
 
     def _order(self, journal: Journal) -> Order:
         settings = self.settings
@@ -240,8 +255,12 @@ class TransferJob:
         elif event.kind == "failed":
             if data["code"] == "SF-201":
                 return  # stays open: the next listing looks at it again
+            if CODES[data["code"]][0] in OF_THE_RUN:  # said once; such an item stays open
+                if data["code"] not in result.codes:
+                    result.add(data["code"], "", data["message"], data.get("hint", ""))
+                return
             result.add(data["code"], event.path, data["message"], data.get("hint", ""))
-            result.failed += CODES[data["code"]][0] not in {0, 130, 7, 75}
+            result.failed += CODES[data["code"]][0] != 0
         elif event.kind == "note":
             if "lost" in data:
                 self._lost(event.path, data["lost"])
@@ -302,6 +321,8 @@ class TransferJob:
                 self.result.add("SF-907", self.place.journal, f"the journal was {what}: rebuilt from the records")
             elif journal.rebuilt:
                 self.result.add("SF-907", self.place.journal, f"the journal was damaged, set aside as {journal.rebuilt}")
+        else:
+            record.catch_up(self.place.records, journal)
 
     # -- at the end ----------------------------------------------------------------------------------------------------------
 
@@ -316,8 +337,8 @@ class TransferJob:
         with order.source.folders() as here, Folders(order.store.root) as there:
             for prefix, mode, mtime_ns in [] if self.only else journal.folders(touched=True):
                 path = os.fsdecode(prefix).rstrip("/")
-                stored = path if self.names is None else self.names.path(path)
                 try:
+                    stored = path if self.names is None else self.names.path(path)
                     lost = _set_folder(order, here, there, path, stored)
                 except (OSError, ScopeferryError) as error:
                     self._folder_failed(path, error)
@@ -353,6 +374,8 @@ class TransferJob:
         elif isinstance(error, OSError):
             self._add(_system_error(error, self.dst))
         try:
+            if not rec.begun and self.result.ok and record.last_end(self.place.records).get("state") != "complete":
+                rec.begin()  # what an earlier run left undone is done now: that is worth a generation of its own
             if rec.begun or journal.get("dirty") or not os.path.exists(self.manifest_path):
                 self._write_manifests(journal)
                 journal.set(dirty=0)
@@ -430,7 +453,7 @@ class TransferJob:
                 parent = self.dst
                 while not os.path.isdir(parent):
                     parent = os.path.dirname(parent)
-                order = self._rehearsal_order(journal, parent)
+                order = self._ask(self._rehearsal_order(journal, parent), ask=False)
                 plan = self._plan(journal, order, again=False, read_only=True)
                 yield from self._take(plan.walk())
                 self._found(plan, first=True)
@@ -597,7 +620,8 @@ def _set_folder(order: Order, here: Folders, there: Folders, path: str, stored: 
     wanted = order.source.attributes(facts, order.source.kept_xattrs(folder))
     copy = there.open(stored, make=True)
     lost = apply_attributes(copy, wanted)
-    return lost + [kind for kind in lost_times(system.folder_stat(copy), wanted) if kind not in lost]
+    found = lost_times(system.folder_stat(copy), wanted, order.store.mtime_step_ns)
+    return lost + [kind for kind in found if kind not in lost]
 
 
 def _refresh_links(journal: Journal, order: Order) -> None:
@@ -615,8 +639,8 @@ def _refresh(journal: Journal, order: Order, there: Folders, path: bytes) -> Non
     row = journal.row(path)
     if row is None or row.state != states.DONE or not order.store.disk.steady:
         return
-    head, _, name = os.fsdecode(path).rpartition("/")
     try:
+        head, _, name = (str if order.names is None else order.names.full)(os.fsdecode(path)).rpartition("/")
         entry = system.lstat(there.open(head), name)
     except (OSError, ScopeferryError):
         return

@@ -338,10 +338,9 @@ class Journal:
     def note(self, key: str, found: Iterable[tuple[bytes, bytes, Any]]) -> None:
         """Set one detail of items that the journal knows: (folder path, name, value), in one transaction."""
         with self._writing():
-            for path, name, value in found:
-                folder = self.folder_id(path)
-                if folder is not None:
-                    self._db.execute("INSERT OR REPLACE INTO details VALUES (?,?,?,?)", (folder, name, key, value))
+            known = ((self.folder_id(path), name, value) for path, name, value in found)
+            rows = [(folder, name, key, value) for folder, name, value in known if folder is not None]
+            self._db.executemany("INSERT OR REPLACE INTO details VALUES (?,?,?,?)", rows)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -364,6 +363,18 @@ class Journal:
             if len(page) < PAGE:
                 return
             at = (page[-1][3], page[-1][1])
+
+    def renamed(self, path: bytes) -> dict[bytes, bytes]:
+        """Name -> stored path, of those in a folder (subfolders too) whose own name is another one at the destination."""
+        folder = self.folder_id(path)
+        sql = "SELECT name, value FROM details WHERE folder=? AND key='as' AND substr(value, -length(name)) IS NOT name"
+        return dict(self._db.execute(sql, (folder,)))
+
+    def names(self, path: bytes) -> Iterator[bytes]:
+        """The names of all rows of a folder, read a page at a time."""
+        folder = self.folder_id(path)
+        if folder is not None:
+            yield from (row[0] for row in self._names(folder))
 
     def detail(self, path: bytes, name: bytes, key: str) -> Any:
         """One detail of one item, or None."""
@@ -498,6 +509,7 @@ class Scratch:
         db.execute("PRAGMA temp_store=FILE")
         db.execute("CREATE TEMP TABLE IF NOT EXISTS links (inode TEXT, path BLOB, state INTEGER, PRIMARY KEY (inode, path)) WITHOUT ROWID")
         db.execute("CREATE TEMP TABLE IF NOT EXISTS names (name BLOB PRIMARY KEY) WITHOUT ROWID")
+        db.execute("CREATE TEMP TABLE IF NOT EXISTS keys (key BLOB, name BLOB, PRIMARY KEY (key, name)) WITHOUT ROWID")
 
     def clear(self) -> None:
         """Forget everything."""
@@ -521,6 +533,15 @@ class Scratch:
     def has_name(self, name: bytes) -> bool:
         """Was this name noted?"""
         return self._db.execute("SELECT 1 FROM names WHERE name=?", (name,)).fetchone() is not None
+
+    def twins(self, names: Iterable[tuple[bytes, bytes]]) -> Iterator[list[bytes]]:
+        """Of (key, name) pairs, the names of each key that has several."""
+        self._db.execute("DELETE FROM keys")
+        self._db.executemany("INSERT OR IGNORE INTO keys VALUES (?,?)", names)
+        several = "SELECT key FROM keys GROUP BY key HAVING COUNT(*) > 1"
+        for (key,) in self._db.execute(several).fetchall():
+            yield [name for (name,) in self._db.execute("SELECT name FROM keys WHERE key=?", (key,))]
+        self._db.execute("DELETE FROM keys")
 
     def clear_names(self) -> None:
         """Begin another folder."""

@@ -20,9 +20,13 @@ from scopeferry.errors import ItemError, Refused
 from scopeferry.kernel.digest import new
 
 if sys.platform == "win32":
-    from scopeferry.kernel import _windows as system
+    from scopeferry.kernel import _windows
+
+    system = _windows
 else:
-    from scopeferry.kernel import _posix as system
+    from scopeferry.kernel import _posix
+
+    system = _posix
 
 Folder = system.Folder
 
@@ -39,7 +43,10 @@ NETWORK = {
     "nfs", "nfs4", "cifs", "smb3", "smb2", "smbfs", "9p", "afs", "afpfs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs",
     "orangefs", "ncpfs", "webdav", "virtiofs", "remote",
 }  # fmt: skip
+#: They take any name of 255 bytes, unless a folder is marked to fold names, and hold times in ns and all modes.
+TAKES_ANY = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "ramfs"}
 IN_MEMORY = {"tmpfs", "ramfs", "zfs"}
+FAT_LARGEST_BYTES = (4 << 30) - 1
 
 
 class Mark(NamedTuple):
@@ -62,7 +69,7 @@ class Disk:
     @property
     def network(self) -> bool:
         """Does another machine, or another program, answer for it?"""
-        return self.type in NETWORK or self.type.startswith("fuse")
+        return self.type in NETWORK or "fuse" in self.type
 
     @property
     def steady(self) -> bool:
@@ -77,21 +84,37 @@ class Disk:
     @property
     def reopens(self) -> bool:
         """Must a file be closed before its bytes are sent (FUSE)?"""
-        return self.type.startswith("fuse")
+        return "fuse" in self.type  # also osxfuse, macfuse
 
     @property
     def read_back(self) -> str:
         """``storage``, ``server``, ``mount`` or ``memory``."""
-        if self.type.startswith("fuse"):
-            return "mount"
         if self.type in NETWORK:
             return "server"
-        return "memory" if self.type in IN_MEMORY or self.type == "unknown" else "storage"
+        if self.type in IN_MEMORY or self.type == "unknown":
+            return "memory"
+        return "storage" if self.type in KERNEL_LOCAL | OTHER_LOCAL | UNSTEADY else "mount"
+
+    @property
+    def largest_bytes(self) -> int | None:
+        """The largest size of a file, where the type alone says it."""
+        return FAT_LARGEST_BYTES if self.type in UNSTEADY - {"exfat"} else None
 
 
 def disk(path: str) -> Disk:
     """The file system of an existing path."""
     return Disk(*system.mount(path))
+
+
+def takes_any_name(root: str, disk: Disk) -> bool:
+    """Is it known, without asking it, that this destination, which need not exist yet, takes any name?"""
+    if disk.type not in TAKES_ANY:
+        return False
+    try:
+        with Folders(root) as folders:
+            return not system.folds_names(folders.root)
+    except FileNotFoundError:
+        return True
 
 
 def mark(entry: os.stat_result, *, steady: bool = True) -> Mark:

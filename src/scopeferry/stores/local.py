@@ -25,7 +25,11 @@ from scopeferry.logs import printable
 from scopeferry.stores.store import Attributes, Entry, Prove, Reader, Upload
 
 BLOCK = 1 << 20
+SMALL_BYTES = (2 << 30) - 1  # every file system holds a file of this size
 LARGE = 16 << 20  # a `.part` of a file at least this large is continued by the next run
+TIME_STEPS_NS = {
+    100: "100 ns", 1_000: "1 us", 1_000_000: "1 ms", 10_000_000: "10 ms", 1_000_000_000: "1 s", 2_000_000_000: "2 s",
+}  # fmt: skip
 CHANGED_WAITS_S = (0.1, 1.0, 5.0)  # between the tries at a source that moves
 ZEROS = bytes(BLOCK)
 
@@ -83,6 +87,7 @@ class LocalStore:
     ``digests``: the first is the working digest. ``holes``: leave holes as holes. ``flush_whole``: one flush for a batch is
     allowed (the source is finished, or lies on another file system). ``identity``: (device, inode) that the root must have.
     ``records``: where what is replaced is set aside. ``attempt``: 8 hex digits in the temporary names of this run.
+    ``mtime_step_ns``, ``modes``: what the file system holds of times and modes.
     """
 
     root: str
@@ -93,6 +98,8 @@ class LocalStore:
     identity: tuple[int, int] | None = None
     records: str = ""
     attempt: str = "00000000"
+    mtime_step_ns: int = 1
+    modes: bool = True
 
     # -- Store -----------------------------------------------------------------------------------------------------------
 
@@ -174,7 +181,7 @@ class LocalStore:
         try:
             lost = apply_attributes(fd, attributes)
             entry = system.fstat(fd)
-            lost += [kind for kind in lost_times(entry, attributes) if kind not in lost]
+            lost += [kind for kind in lost_times(entry, attributes, self.mtime_step_ns) if kind not in lost]
             return publish.mark(entry, steady=self.disk.steady), tuple(lost)
         finally:
             os.close(fd)
@@ -380,6 +387,9 @@ class _Batch:
                     return min(entry.st_size, reader.size)
                 raise Refused(f"not a temporary file of ours: {left}", code="SF-502", path=part.upload.key)
         part.fd = self._writable(folder, lambda: system.create_part(folder, part.name), part.name)
+        if reader.size > SMALL_BYTES and not system.fits(part.fd, reader.size):
+            message = f"larger than the destination's file system allows: {printable(part.upload.key)}"
+            raise ItemError(message, code="SF-209", path=part.upload.key)
         return 0
 
     def _leftovers(self, folder: Any, name: str) -> str | None:
@@ -542,7 +552,7 @@ class _Batch:
         key = f"{part.folder}/{part.name}" if part.folder else part.name
         lost = part.lost
         if part.fd >= 0 and part.attributes is not None:
-            lost = [*lost, *(kind for kind in lost_times(entry, part.attributes) if kind not in lost)]
+            lost = [*lost, *(kind for kind in lost_times(entry, part.attributes, self.store.mtime_step_ns) if kind not in lost)]
         mark = publish.mark(entry, steady=self.store.disk.steady)
         return Entry(key, mark, part.digests, part.source, part.read_back, 1, tuple(lost), part.attributes)
 
@@ -605,12 +615,28 @@ def apply_attributes(fd: int, wanted: Attributes) -> list[str]:
     return lost
 
 
-def lost_times(found: os.stat_result, wanted: Attributes) -> Iterator[str]:
-    """The kinds that a file does not have now, though they were set: the file system cannot hold them."""
+def lost_times(found: os.stat_result, wanted: Attributes, step_ns: int = 1) -> Iterator[str]:
+    """The kinds that a file does not have now, though they were set: the file system cannot hold them.
+
+    `step_ns` is the step of its times, as far as it is known.
+    """
     if wanted.mtime_ns is not None and found.st_mtime_ns != wanted.mtime_ns:
-        yield "times"
+        yield time_loss(found.st_mtime_ns, wanted.mtime_ns, step_ns)
     if wanted.mode is not None and found.st_mode & 0o7777 != wanted.mode:
         yield "mode"
+
+
+def time_loss(found_ns: int, wanted_ns: int, step_ns: int = 1) -> str:
+    """What was lost of a modification time: the digits below a step, or all of it.
+
+    >>> time_loss(1_000_000_000_000, 1_001_900_000_000), time_loss(1_900, 1_999), time_loss(0, 3 << 40)
+    ('mtime below 2 s', 'mtime below 100 ns', 'times')
+    """
+    off = abs(found_ns - wanted_ns)
+    for step, shown in TIME_STEPS_NS.items():
+        if step >= step_ns and off < step and found_ns % step == 0:
+            return f"mtime below {shown}"
+    return "times"
 
 
 def set_aside(folder: Any, name: str, records: str, below: str, key: str) -> None:
@@ -666,10 +692,11 @@ class StoredFile:
             if error.errno in {errno.ELOOP, errno.EMLINK}:
                 raise Refused(f"a link stands where a file should be: {printable(key)}", code="SF-502", path=key) from error
             raise
-        if not stat.S_ISREG(system.fstat(fd).st_mode):
-            os.close(fd)
+        file = cls(fd, key)
+        if not stat.S_ISREG(file.stat.st_mode):
+            file.close()
             raise Refused(f"no regular file: {printable(key)}", code="SF-502", path=key)
-        return cls(fd, key)
+        return file
 
     def __enter__(self) -> StoredFile:
         return self
@@ -707,19 +734,26 @@ class StoredFile:
             raise SourceChanged(f"changed while it was read: {printable(self.key)}", path=self.key)
         return publish.mark(now)
 
-    def digest(self, algorithms: Sequence[str], control: Control, *, flushed: bool = False) -> dict[str, bytes]:
-        """The digests of all bytes, from storage. `flushed`: the whole file system was, so only what stays cached is again."""
+    def digest(
+        self, algorithms: Sequence[str], control: Control, *, flushed: bool = False, look: bool = True
+    ) -> dict[str, bytes]:
+        """The digests of all bytes, from storage.
+
+        `flushed`: it was, with its whole file system, and has not changed since. `look`: is it still cached? Then ``memory``
+        says so; without, another file of the same folder was looked at.
+        """
         if not flushed:
             self._flush()
         system.drop(self.fd)
-        self.memory = self.size > 0 and system.is_cached(self.fd)
-        if flushed and self.memory:  # written since, or being read by somebody
-            self._flush()
-            system.drop(self.fd)
+        if look and self.size:
             self.memory = system.is_cached(self.fd)
+            if flushed and self.memory:
+                self._flush()
+                system.drop(self.fd)
+                self.memory = system.is_cached(self.fd)
         digests = Digests(algorithms)
         block, at = buffer(), 0
-        while got := self.read_into(block, at):
+        while at < self.size and (got := self.read_into(block, at)):
             digests.update(block[:got])
             at += got
             control.add(verified=got)
