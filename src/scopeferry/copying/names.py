@@ -139,6 +139,7 @@ class Names:
         self._decided: dict[str, str] = {}  # path of a twin -> its stored name
         self._refused: dict[str, str] = {}  # path of a twin -> the name that stands in its way
         self._first: dict[str, str] = {}
+        self._told: set[str] = set()
 
     def name(self, folder: str, name: str) -> str:
         """The stored name of an entry; raises ItemError, SF-207 or SF-208."""
@@ -161,6 +162,12 @@ class Names:
         """The stored path of an item; raises ItemError."""
         head, _, name = key.rpartition("/")
         return self._below(head) + self.name(head, name)
+
+    def is_news(self, path: str) -> bool:
+        """Is this the first time in this run that this folder is said to have failed?"""
+        known = path in self._told
+        self._told.add(path)
+        return not known
 
     def is_stored(self, prefix: bytes, name: str) -> bool:
         """Is this a name of ours at the destination, for an entry of a source folder with another name?"""

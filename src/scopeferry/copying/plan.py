@@ -111,7 +111,7 @@ class Plan:
             twin = None
         except (Refused, ItemError) as error:
             listing.close()
-            if not self.again:
+            if isinstance(error, Refused) or self.names.is_news(path):
                 yield _failed(path, error.code, str(error))
             return
         self._visited += 1
