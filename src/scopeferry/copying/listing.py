@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scopeferry.copying import manifest, record
 from scopeferry.copying.record import FOLDER, Standing, path_json
+from scopeferry.errors import UsageError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.digest import ALGORITHMS
 from scopeferry.kernel.publish import Mark
+from scopeferry.logs import printable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -265,6 +267,11 @@ class Listing:
             used |= set(json.loads(more))
         return [name for name in ALGORITHMS if name in used]
 
+    def count_digests(self, algorithm: str) -> int:
+        """How many files have a digest by this algorithm."""
+        sql = "SELECT COUNT(*) FROM items WHERE digest IS NOT NULL AND (algorithm=? OR more LIKE ?)"
+        return int(self._db.execute(sql, (algorithm, f'%"{algorithm}"%')).fetchone()[0])
+
     def manifest(self, algorithm: str) -> Iterator[tuple[bytes, bytes]]:
         """(path, digest) of each file whose digest by this algorithm is known, sorted by path bytes."""
         sql = f"SELECT {_COLUMNS} FROM items WHERE digest IS NOT NULL ORDER BY CAST(head || name AS BLOB)"
@@ -341,24 +348,61 @@ def _item(entry: Standing) -> Item:
     )  # fmt: skip
 
 
-def of_copy(records: str, given: str | None = None, algorithm: str | None = None) -> tuple[Listing, list[bytes]]:
-    """What a copy must hold, by its own records and manifests or by the manifest `given`; and where these two
-    contradict.
+class Expected(NamedTuple):
+    """What a copy must hold. ``hashes``: algorithm -> SHA-256 of its manifest; ``differing``: where it and the record
+    do.
+    """
 
-    Raises UsageError: SF-111 if there is no manifest, SF-110 for a line that cannot be.
+    listing: Listing
+    hashes: dict[str, str]
+    differing: list[bytes]
+
+
+def of_copy(records: str, named: dict[str, str]) -> Expected:
+    """What a copy must hold by its own records and manifests. `named` is what the records say of the manifests.
+
+    A manifest that is the one the records name, with as many lines as they know files, says nothing new and is not read
+    line by line. Raises UsageError (SF-110) for a line that cannot be.
     """
     listing = Listing()
-    differing: list[bytes] = []
+    hashes, differing = {}, []
     try:
         listing.begin()
-        if given is not None:
-            listing.add_manifest(manifest.read(given, algorithm))
-        else:
-            listing.add_records(records)
-            for name, path in manifest.of_folder(records).items():
+        listing.add_records(records)
+        for name, path in manifest.of_folder(records).items():
+            hashes[name], count = _hash(path)
+            if hashes[name] != named.get(name) or count != listing.count_digests(name):
                 differing += listing.add_manifest(manifest.read(path, name, ours=True))
         listing.commit()
     except BaseException:
         listing.close()
         raise
-    return listing, differing
+    return Expected(listing, hashes, differing)
+
+
+def of_manifest(path: str, algorithm: str | None = None) -> Listing:
+    """What a copy must hold by a manifest that others wrote; raises UsageError (SF-110, SF-111)."""
+    listing = Listing()
+    try:
+        listing.begin()
+        listing.add_manifest(manifest.read(path, algorithm))
+        listing.commit()
+    except BaseException:
+        listing.close()
+        raise
+    return listing
+
+
+def _hash(path: str) -> tuple[str, int]:
+    """(SHA-256, number of lines) of a manifest."""
+    import hashlib
+
+    hasher, count = hashlib.sha256(), 0
+    try:
+        with record.open_ours(path) as file:
+            while block := file.read(1 << 20):
+                hasher.update(block)
+                count += block.count(b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot read {printable(path)}: {error.strerror}", code="SF-111", path=path) from error
+    return hasher.hexdigest(), count

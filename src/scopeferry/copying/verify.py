@@ -46,7 +46,7 @@ class Check:
     """What all items of one check have in common; picklable.
 
     ``source``: the other side, if it is read too. ``digests``: further algorithms to be computed of what is right.
-    ``quick``: nothing is read. ``flushed``: the file system of the copy was flushed as a whole when the check began.
+    ``quick``: nothing is read. ``flushed_ns``: when the file system of the copy was flushed as a whole.
     """
 
     root: str
@@ -56,7 +56,7 @@ class Check:
     digests: tuple[str, ...] = ()
     quick: bool = False
     one_way: bool = False
-    flushed: bool = False
+    flushed_ns: int = 0
 
     def present(self) -> bool:
         """Is the copy still the folder that the check began with?"""
@@ -119,12 +119,13 @@ class CheckItem:
 def _run(tasks: Sequence[CheckItem], control: Control) -> list[Outcome | Failure]:
     check = tasks[0].check
     answers: list[Outcome | Failure] = []
+    batch = _Batch()
     try:
         with Folders(check.root) as there, (check.source or _NoSource()).folders() as here:
             for task in tasks:
                 try:
                     control.check()
-                    answers.append(_Look(task, there, here, control).answer())
+                    answers.append(_Look(task, there, here, control, batch).answer())
                 except ScopeferryError as error:
                     answers.append(Failure.of(task.key, error))
     except OSError as error:  # a root cannot be opened
@@ -146,10 +147,17 @@ class _NoSource:
         return
 
 
+class _Batch:
+    """What the files of one batch share: are further ones to be looked at, whether their pages went?"""
+
+    look = True
+
+
 class _Look:
     """One entry, looked at."""
 
-    def __init__(self, task: CheckItem, there: Folders, here: Any, control: Control) -> None:
+    def __init__(self, task: CheckItem, there: Folders, here: Any, control: Control, batch: _Batch) -> None:
+        self.batch = batch
         self.check, self.item, self.key, self.there, self.here, self.control = (
             task.check,
             task.item,
@@ -320,11 +328,14 @@ class _Look:
     def _read_copy(self, algorithms: Sequence[str]) -> dict[str, bytes] | None:
         try:
             with StoredFile.open(self.there, self.key) as file:
-                digests = file.digest(algorithms, self.control, flushed=self.check.flushed)
+                flushed = max(file.stat.st_ctime_ns, file.stat.st_mtime_ns) < self.check.flushed_ns
+                digests = file.digest(algorithms, self.control, flushed=flushed, look=not flushed or self.batch.look)
                 mark = file.check()
                 self.mark = mark if self.check.disk.steady else mark._replace(inode=0, ctime_ns=0)
                 self.bytes = file.size
                 kind = self.check.disk.read_back
+                if file.size:
+                    self.batch.look = file.memory
                 self.read_back = "memory" if kind == "storage" and file.memory else kind
                 self._metadata(file.stat, file.fd)
                 return digests

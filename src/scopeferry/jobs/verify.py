@@ -17,7 +17,7 @@ from typing import Any
 
 from scopeferry.copying import listing as states
 from scopeferry.copying import manifest, place, record
-from scopeferry.copying.listing import Listing, of_copy
+from scopeferry.copying.listing import Expected, Listing, of_copy, of_manifest
 from scopeferry.copying.record import FOLDER
 from scopeferry.copying.verify import EXTRA, TWO_WAY, Check, CheckLedger, check_tasks, extras, walk_source
 from scopeferry.errors import Failed, ScopeferryError, UsageError
@@ -33,6 +33,7 @@ from scopeferry.logs import new_run_id, printable
 from scopeferry.sources.tree import OURS, Selection, TreeSource
 
 SHOWN_EXTRAS = 1000
+CLOCK_STEP_NS = 2_000_000_000  # file times may be this far behind the clock
 WORKERS, WORKERS_NETWORK = 4, 16
 
 
@@ -226,43 +227,34 @@ class VerifyJob:
     def _expected(self) -> Listing:
         settings, records = self.settings, self.place.records
         if settings.manifest is not None:
-            listing, _ = of_copy(records, settings.manifest, self.digests[0] if self.digests else None)
-            return listing
-        manifests = manifest.of_folder(records)
-        if not manifests and self.other is None:
+            return of_manifest(settings.manifest, self.digests[0] if self.digests else None)
+        if not manifest.of_folder(records) and self.other is None:
             raise no_manifest(self.target, records)
         self.headers = list(record.headers(records))
-        listing, differing = of_copy(records)
+        expected = of_copy(records, named_manifests(self.headers))
         try:
-            self._check_records(manifests, differing)
+            self._check_records(expected)
             if self.headers:
                 self.journal = open_journal(self.place)
             if self.digests and self.headers:
-                self._begin_record(listing)
+                self._begin_record(expected.listing)
         except BaseException:
-            listing.close()
+            expected.listing.close()
             raise
-        return listing
+        return expected.listing
 
-    def _check_records(self, manifests: dict[str, str], differing: list[bytes]) -> None:
+    def _check_records(self, expected: Expected) -> None:
         """The chain of generations, and the manifests as the last copy named them."""
         for problem in record.check_chain(self.place.records):
             self.result.add("SF-409", self.place.records, f"chain of records: {problem}")
         named = named_manifests(self.headers)
-        for name, wanted in named.items():
-            path = manifests.get(name)
-            if path is None:
-                continue
-            try:
-                found = record.sha256_of(path)
-            except OSError as error:
-                raise UsageError(
-                    f"cannot read {printable(path)}: {error.strerror}", code="SF-111", path=path
-                ) from error
+        for name, found in expected.hashes.items():
+            wanted = named.get(name, found)
             if found != wanted:
-                self.result.add("SF-409", path, f"manifest is not the one that the record names: {printable(path)}: "
-                                f"expected sha256:{wanted}, found sha256:{found}")  # fmt: skip
-        for path in map(os.fsdecode, differing if named else ()):
+                path = os.path.join(self.place.records, manifest.PREFIX + name)
+                say = f"manifest is not the one that the record names: {printable(path)}"
+                self.result.add("SF-409", path, f"{say}: expected sha256:{wanted}, found sha256:{found}")
+        for path in map(os.fsdecode, expected.differing if named else ()):
             self.result.add("SF-409", path, f"manifest and record name different digests: {printable(path)}")
 
     def _begin_record(self, listing: Listing) -> None:
@@ -275,14 +267,15 @@ class VerifyJob:
     def _check(self) -> Check:
         found = os.stat(self.root)
         disk = publish.disk(self.root)
-        flushed = False
+        flushed_ns = 0
         if disk.flushes_whole and not self.settings.quick:
             with Folders(self.root) as folders, suppress(OSError):
+                now = time.time_ns() - CLOCK_STEP_NS
                 system.flush_all(folders.root)
-                flushed = True
+                flushed_ns = now
         wanted = self.digests if self.settings.manifest is None else ()
         return Check(self.root, disk, (found.st_dev, found.st_ino), self.other, wanted, self.settings.quick,
-                     self.settings.one_way, flushed)  # fmt: skip
+                     self.settings.one_way, flushed_ns)  # fmt: skip
 
     def _list_source(self) -> Iterator[Event | None]:
         assert self.other is not None
