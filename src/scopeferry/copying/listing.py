@@ -288,12 +288,15 @@ class Listing:
     # -- what a check found ------------------------------------------------------------------------------------------
 
     def sample(self, percent: float, proved: Iterable[tuple[bytes, float]] = ()) -> None:
-        """Leave out all files but `percent` % of them, those proved longest ago. Links and folders are not files: they
-        stay.
+        """Leave out all files but `percent` %, those proved longest ago; links and folders stay.
+
+        `proved`: (path at the source, seconds since the epoch) of proofs that the records do not know.
         """
-        self._db.executemany(
-            "UPDATE items SET at=? WHERE head=? AND name=?", ((at, *split(path)) for path, at in proved)
-        )
+        mapped = self._db.execute("SELECT 1 FROM items WHERE source IS NOT NULL LIMIT 1").fetchone() is not None
+        for path, at in proved:
+            found = self.of_source(path) if mapped else None
+            where = split(path if found is None else found.path)
+            self._db.execute("UPDATE items SET at=MAX(at, ?) WHERE head=? AND name=?", (at, *where))
         files = "kind IN (0, 2)"
         count = self._db.execute(f"SELECT COUNT(*) FROM items WHERE {files}").fetchone()[0]
         wanted = -(-count * percent // 100)

@@ -451,7 +451,7 @@ class CheckLedger:
                 self._read(answer)
                 if not any(code in {DIFFERENT, BOTH, ALL_THREE, TWO_WAY} for code, _ in problems):
                     self._count("proved")
-                    proved.append((*split(task.item.origin), int(now)))
+                    proved.append((*split(task.item.origin), round(now, 3)))
             if found.digests and self.record is not None:
                 self._further(task.item, found.digests, now)
             events += [_failed(self.run, task.key, code, message) for code, message in told]
@@ -526,11 +526,11 @@ def _failed(run: str, path: str, code: str, message: str) -> Event:
 
 
 def extras(
-    root: str, listing: Listing, skip: Callable[[str, os.stat_result], bool], control: Control
-) -> Iterator[tuple[str, str | None]]:
-    """(path, why it was not looked into) of all that the copy holds beyond the listing. No link is followed.
+    root: str, listing: Listing, skip: Callable[[str, os.stat_result], bool], control: Control, touched: set[bytes]
+) -> Iterator[str]:
+    """The paths of all files that the copy holds beyond the listing; folders with something more go into `touched`.
 
-    `skip` says of a folder, by its path and what it is, that it is none of our business: the record folder.
+    No link is followed. `skip` says of a folder, by its path and what it is, that it is the record folder.
     """
     stack = [""]
     with Folders(root) as there:
@@ -539,14 +539,14 @@ def extras(
             try:
                 folder = there.open(path)
                 with system.scan(folder) as found:
-                    yield from _extras_of(path, folder, found, listing, stack, skip)
-            except (OSError, ScopeferryError) as error:
-                yield path, getattr(error, "strerror", None) or str(error)
+                    yield from _extras_of(path, folder, found, listing, stack, skip, touched)
+            except (OSError, ScopeferryError):
+                continue  # what is expected in it says so
 
 
 def _extras_of(
-    path: str, folder: Any, found: Any, listing: Listing, stack: list[str], skip: Any
-) -> Iterator[tuple[str, None]]:
+    path: str, folder: Any, found: Any, listing: Listing, stack: list[str], skip: Any, touched: set[bytes]
+) -> Iterator[str]:
     head = f"{path}/" if path else ""
     raw_head = os.fsencode(head)
     small = listing.count(raw_head) <= 4 * CHUNK
@@ -554,12 +554,15 @@ def _extras_of(
     while entries := list(islice(found, CHUNK)):
         for entry in entries:
             raw = os.fsencode(entry.name)
+            known = raw in expected or (not small and listing.has(raw_head, raw))
             if entry.is_dir(follow_symlinks=False):
                 if entry.name == OURS and skip(head + entry.name, system.lstat(folder, entry.name)):
                     continue
                 stack.append(head + entry.name)
-            elif raw not in expected and (small or not listing.has(raw_head, raw)):
-                yield head + entry.name, None
+            elif not known:
+                yield head + entry.name
+            if not known:
+                touched.add(os.fsencode(path))
 
 
 def walk_source(
