@@ -118,7 +118,7 @@ def size_bytes(text: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** _SIZE_POWER[match[2].upper()])
 
 
-def percentage(text: str, option: str = "") -> float:
+def percentage(text: str) -> float:
     """A share in percent, 0 < P <= 100.
 
     >>> percentage("5%"), percentage("0.5")
@@ -126,8 +126,7 @@ def percentage(text: str, option: str = "") -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?", text.strip())
     if match is None or not 0 < float(match[1]) <= 100:
-        named = f"{option}: " if option else ""
-        raise UsageError(f"{named}not a share: {text!r} (5%; more than 0, at most 100)", code="SF-105")
+        raise UsageError(f"not a share: {text!r} (5%; more than 0, at most 100)", code="SF-105")
     return float(match[1])
 
 
@@ -234,6 +233,11 @@ SECTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
 }  # fmt: skip
 _FIELDS = {"on-conflict": "on_conflict", "patience": "patience_s"}
 _DEFAULTS = {"interval": 30.0}
+
+
+def flag(option: str, value: str | None, read: Callable[[str], Any], default: Any = None) -> Any:
+    """The value of an option that is no setting, `default` if it was not given; raises UsageError naming it."""
+    return default if value is None else _parsed(read, value, option, "SF-105")
 
 
 def _parsed(read: Callable[[Any], Any], value: Any, place: str, code: str) -> Any:
@@ -391,8 +395,8 @@ def _from_dotenv(path: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _unquoted(value: str) -> str:
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
-        return value[1:-1]
+    if match := re.fullmatch(r"""(["'])(.*?)\1\s*(?:#.*)?""", value):
+        return match[2]
     return re.sub(r"\s+#.*", "", value)
 
 

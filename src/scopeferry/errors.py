@@ -79,7 +79,7 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-503": (5, "source has become shorter than our copy", "look at the source; --on-conflict replace sends it"),
     "SF-504": (5, "a link stands where a folder should be", "remove the link, run the same command again"),
     "SF-511": (5, "no complete record of this copy", "scopeferry transfer SRC DST, to the end"),
-    "SF-512": (5, "copy is not proved now", "scopeferry verify, then scopeferry repair"),
+    "SF-512": (5, "copy is not proved now", "scopeferry verify DST, then scopeferry repair SRC DST"),
     "SF-513": (5, "source is not what was copied", "scopeferry transfer SRC DST"),
     "SF-514": (5, "too few copies", "name more with --copy, or ask for fewer with --copies"),
     "SF-515": (5, "younger than asked for", "wait, or change --older-than"),

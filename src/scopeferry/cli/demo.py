@@ -28,7 +28,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Show it."""
-    from scopeferry.config import whole
+    from scopeferry.config import flag, whole
 
     try:
         job = importlib.import_module("scopeferry.jobs.demo")
@@ -36,9 +36,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise UsageError("this scopeferry has no demo", hint="scopeferry --help") from error
     from scopeferry.cli.face import last_words
 
-    try:
-        seed, speed = whole(args.seed), float(args.speed)
-    except ValueError as error:
-        raise UsageError(f"--speed: not a number: {args.speed!r}", code="SF-105") from error
+    seed, speed = flag("--seed", args.seed, whole), flag("--speed", args.speed, _number)
     result = job.demo(args.to, seed=seed, speed=speed, say=None if args.quiet or args.json else console.data)
     return last_words(console, result, as_json=args.json)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"not a number: {text!r}", code="SF-105") from None

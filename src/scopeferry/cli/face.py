@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -117,8 +117,12 @@ def watch(
     *,
     interval_s: float,
     reads_only: bool = False,
+    before_end: Callable[[Console, Result], None] | None = None,
 ) -> int:
-    """Let a job run to its end and show how it goes; its exit code. A job without a meter of its own is given one."""
+    """Let a job run to its end and show how it goes; its exit code. A job without a meter of its own is given one.
+
+    ``before_end`` writes data of the job to stdout, where a person reads it.
+    """
     from scopeferry.cli.signals import stopping
 
     meter = getattr(job, "meter", None)
@@ -130,6 +134,8 @@ def watch(
     with face.shown(), stopping(job.control):
         for event in job.run():
             face.tell(event)
+        if before_end is not None and not (face.as_json or face.events_out):
+            before_end(console, job.result)
         return face.end(job.result)
 
 

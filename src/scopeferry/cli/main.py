@@ -86,7 +86,7 @@ def is_there(command: str) -> bool:
     """Is the job of a command in this installation?"""
     from importlib.util import find_spec
 
-    jobs = {"verify": "verify", "repair": "verify", "clean": "clean", "demo": "demo"}
+    jobs = {"verify": "verify", "repair": "repair", "clean": "clean", "demo": "demo"}
     return command not in jobs or find_spec(f"scopeferry.jobs.{jobs[command]}") is not None
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from scopeferry.cli.console import Console
 from scopeferry.cli.options import Parser, configured
-from scopeferry.config import percentage, words
+from scopeferry.config import flag, percentage, words
 
 
 def parser() -> Parser:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     wanted = VerifySettings(
         manifest=args.manifest,
         digest=tuple(name for value in args.digest for name in words(value)),
-        sample=None if args.sample is None else percentage(args.sample, "--sample"),
+        sample=flag("--sample", args.sample, percentage),
         quick=args.quick,
         strict=args.strict,
         one_way=args.one_way,

@@ -27,6 +27,7 @@ from scopeferry.copying.clean import (
 )
 from scopeferry.copying.listing import Listing
 from scopeferry.errors import CODES, Failed, Refused, ScopeferryError, UsageError
+from scopeferry.jobs.registered import registers
 from scopeferry.jobs.result import Result
 from scopeferry.jobs.verify import WORKERS, WORKERS_NETWORK, VerifyJob, VerifySettings, drive, note_generation
 from scopeferry.kernel import publish
@@ -163,6 +164,7 @@ class CleanJob:
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
+    @registers
     def run(self) -> Iterator[Event | None]:
         """Do it; yields events, and None as a tick."""
         try:

@@ -15,6 +15,8 @@ from scopeferry.copying import place, record
 from scopeferry.copying.listing import BAD, HEALED, Listing
 from scopeferry.copying.repair import Healing, RepairLedger, relink_tasks, repair_tasks, set_folders
 from scopeferry.errors import CODES, Failed, ScopeferryError, UsageError
+from scopeferry.jobs import receipts
+from scopeferry.jobs.registered import registers
 from scopeferry.jobs.result import Result
 from scopeferry.jobs.verify import (
     WORKERS,
@@ -74,6 +76,7 @@ class RepairJob:
         self.record: record.Record | None = None
         self.failures: dict[str, int] = {}
 
+    @registers
     def run(self) -> Iterator[Event | None]:
         """Do it; yields events, and None as a tick. Raises UsageError before anything is touched."""
         try:
@@ -106,6 +109,8 @@ class RepairJob:
         if listing.counts().get(BAD):
             yield from self._heal(listing)
         self._say(listing)
+        if self.record is not None and self.record.path:
+            receipts.write(self.result, self.place.records, self.record.header)
 
     def _take_over(self) -> None:
         """What the check counted; its problems count only where they are no item's: those are to be healed."""

@@ -60,7 +60,7 @@ def status(run: str | None = None) -> Result:
 
 def listed(run: str | None = None) -> list[RunStatus]:
     """All runs that registered, newest first; only one if it is named."""
-    known = list(runs.entries())
+    known = sorted(runs.entries(), key=_began, reverse=True)
     if run is not None:
         matching = [facts for facts in known if facts["run"].startswith(run)]
         if len(matching) != 1:
@@ -86,12 +86,17 @@ def _later(facts: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> str:
     """A run that has begun on the same destination since, with the same job."""
     same = [
         other["run"]
-        for other in known
-        if other["run"] > facts["run"]
+        for other in reversed(known)
+        if _began(other) > _began(facts)
         and other.get("destination") == facts.get("destination")
         and other.get("job") == facts.get("job")
     ]
-    return min(same, default="")
+    return next(iter(same), "")
+
+
+def _began(facts: Mapping[str, Any]) -> tuple[float, str]:
+    started = facts.get("started")
+    return (float(started) if isinstance(started, int | float) else 0.0, facts["run"])
 
 
 def resume(facts: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from scopeferry.copying.copy import CopyLedger, Order, copy_tasks, link_tasks
 from scopeferry.copying.plan import Plan, Totals
 from scopeferry.errors import CODES, Failed, Interrupted, NoSpace, ScopeferryError, Temporary, UsageError
 from scopeferry.jobs import receipts
+from scopeferry.jobs.registered import ended, register
 from scopeferry.jobs.result import Result
 from scopeferry.kernel import digest as digests
 from scopeferry.kernel import journal as states
@@ -31,7 +32,7 @@ from scopeferry.kernel.journal import Journal, fingerprint
 from scopeferry.kernel.publish import Folders, system
 from scopeferry.kernel.run import BATCH_ITEMS, Line, run
 from scopeferry.kernel.task import Control
-from scopeferry.logs import command_line, command_words, new_run_id, printable
+from scopeferry.logs import command_line, new_run_id, printable
 from scopeferry.reports.progress import Meter
 from scopeferry.sources.tree import Selection, TreeSource
 from scopeferry.stores.local import LocalStore
@@ -75,6 +76,9 @@ class TransferJob:
     def __init__(self, src: str, dst: str, settings: TransferSettings, control: Control | None = None) -> None:
         self.settings = settings
         self.digests = digests.check_names(settings.digest)
+        if impossible := sorted(settings.keep - system.CAN_KEEP):
+            message = f"--keep {impossible[0]} is not possible on this system"
+            raise UsageError(message, code="SF-105", hint=f"leave {impossible[0]} out of --keep")
         patience = settings.patience_s
         self.control = control or Control(
             patience_gone_s=3600 if patience is None else patience,
@@ -109,15 +113,15 @@ class TransferJob:
 
     def run(self) -> Iterator[Event | None]:
         """Do it; yields events, and None as a tick. Raises UsageError before anything is touched."""
-        _check_writable(self.dst)
         try:
+            _check_writable(self.dst)
             yield from self._opened()
         except UsageError:
             raise
         except ScopeferryError as error:
             self._add(error)
         except OSError as error:
-            self._add(_system_error(error, self.dst))
+            self._add(self._system_error(error))
         finally:
             self._close()
         self.result.elapsed_s = time.monotonic() - self.started
@@ -153,12 +157,7 @@ class TransferJob:
             self._end(self.journal, self.record, order)
 
     def _register(self) -> None:
-        result = self.result
-        self.registration = runs.Registration(
-            result.run, command=list(command_words("scopeferry", "transfer", result.source, result.destination)),
-            job="transfer", source=result.source, destination=result.destination, journal=self.place.journal,
-            lock=self.place.lock, records=self.place.records,
-        )  # fmt: skip
+        self.registration = register(self.result, self.place)
 
     def _tell(self, event: Event | None, journal: Journal) -> None:
         """Measure progress, and note it in the journal at most once a second."""
@@ -202,6 +201,7 @@ class TransferJob:
         for number in range(PASSES + 1):
             plan = self._plan(journal, order, again=number > 0)
             yield from self._take(plan.walk())
+            self._check_source(order)
             self._found(plan, first=number == 0)
             if not plan.totals.open:
                 break
@@ -226,7 +226,8 @@ class TransferJob:
             for tasks in (copy_tasks, link_tasks):
                 line = Line(tasks(journal, order, self.control), ledger)
                 yield from self._take(run([line], executor, slots=workers, control=self.control, batch_items=items))
-        _refresh_links(journal, order)
+        if not self.control.stopped:
+            _refresh_links(journal, order)
 
     def _take(self, events: Iterator[Event | None]) -> Iterator[Event | None]:
         """Count what happened, and pass it on."""
@@ -291,6 +292,11 @@ class TransferJob:
             result.extras = totals.extras
             result.details["bytes_total"] = totals.bytes
         result.items = max(result.items, totals.files)
+
+    def _check_source(self, order: Order) -> None:
+        """A source that was unmounted leaves an empty folder: what was listed there is not believed."""
+        if not order.source.present():
+            raise Temporary(f"source is gone: {printable(self.src)}", code="SF-322", path=self.src)
 
     def _check_room(self, plan: Plan) -> None:
         """What will not fit is not begun; both numbers are said."""
@@ -372,7 +378,7 @@ class TransferJob:
         if isinstance(error, ScopeferryError):
             self._add(error)
         elif isinstance(error, OSError):
-            self._add(_system_error(error, self.dst))
+            self._add(self._system_error(error))
         try:
             if not rec.begun and self.result.ok and record.last_end(self.place.records).get("state") != "complete":
                 rec.begin()  # what an earlier run left undone is done now: that is worth a generation of its own
@@ -491,6 +497,14 @@ class TransferJob:
             if not known:
                 self.result.add(error.code, error.path, str(error), error.hint)
 
+    def _system_error(self, error: OSError) -> ScopeferryError:
+        """What stopped the run: a side that is away, or else what the system says."""
+        if not os.path.isdir(self.src):
+            return Temporary(f"source is gone: {printable(self.src)}", code="SF-322", path=self.src)
+        if not os.path.isdir(self.dst):
+            return Temporary(f"destination is gone: {printable(self.dst)}", code="SF-323", path=self.dst)
+        return _system_error(error, self.dst)
+
     def _close(self) -> None:
         if self.record is not None:
             self.record.close()
@@ -499,9 +513,7 @@ class TransferJob:
         if self.lock is not None:
             self.lock.release()
         if self.registration is not None:
-            result = self.result
-            counts = {key: getattr(result, key) for key in ("items", "bytes", "copied", "skipped", "verified", "failed")}
-            self.registration.end(result.state, result.exit_code, **counts)
+            ended(self.registration, self.result)
 
 
 def _resolve(src: str, dst: str, *, parents: bool) -> tuple[str, str, str | None, Any]:

@@ -6,10 +6,10 @@ the source is read. Tags are those of the standard checkers (``sha256sum --tag``
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from scopeferry.config import nearest
 from scopeferry.errors import UsageError
 
 DEFAULT = "xxh128"
@@ -33,8 +33,9 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
     seen = dict.fromkeys(names)
     for name in seen:
         if name not in ALGORITHMS:
-            near = difflib.get_close_matches(name, ALGORITHMS, 1)
-            raise UsageError(f"unknown digest {name!r}" + (f": did you mean {near[0]}?" if near else ""), code="SF-106")
+            near = nearest(name, ALGORITHMS)
+            hint = f"did you mean {near}?" if near else ""
+            raise UsageError(f"unknown digest {name!r}", code="SF-106", hint=hint)
     return tuple(seen) or (DEFAULT,)
 
 

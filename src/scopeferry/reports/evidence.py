@@ -56,7 +56,7 @@ def problem_lines(envelope: Mapping[str, Any]) -> Iterator[str]:
     if len(problems) == 1 and not _counted(envelope) and CODES[problems[0]["code"]][0] != 0:
         return
     for problem in problems[:SHOWN]:
-        yield problem_line(problem)
+        yield problem_line({**problem, "hint": next_step(envelope, problem)})
     rest = envelope.get("problem_count", len(problems)) - min(len(problems), SHOWN)
     if rest > 0:
         yield f"and {rest:,} more: --json and the record list them"
@@ -79,6 +79,8 @@ def lost(envelope: Mapping[str, Any]) -> str:
 def next_step(envelope: Mapping[str, Any], problem: Mapping[str, str]) -> str:
     """The hint of the problem that decides, with the paths of this run where it names SRC and DST."""
     names = {"SRC": envelope.get("source") or "", "DST": envelope.get("destination") or ""}
+    if ", " in names["DST"]:  # several copies
+        names["DST"] = ""
     hint = problem.get("hint") or CODES[problem["code"]][2]
     return re.sub(r"\b(SRC|DST)\b", lambda match: quoted(names[match[0]]) if names[match[0]] else match[0], hint)
 
@@ -99,14 +101,16 @@ def proof(envelope: Mapping[str, Any]) -> str:
 
 
 def _deciding(envelope: Mapping[str, Any]) -> Mapping[str, str] | None:
-    """The first problem that gives the exit code."""
+    """The problem that gives the exit code: the first with the lowest code, so content comes before its times."""
     code = envelope["exit_code"]
-    return next((problem for problem in envelope.get("problems", ()) if CODES[problem["code"]][0] == code), None)
+    found = (problem for problem in envelope.get("problems", ()) if CODES[problem["code"]][0] == code)
+    return min(found, key=lambda problem: problem["code"], default=None)
 
 
 def _counted(envelope: Mapping[str, Any]) -> bool:
     """Does the exit code come from items that are counted, each with its own line?"""
-    return envelope["exit_code"] in {3, 4, 5, 6} and bool(envelope.get("items"))
+    by_item = envelope["exit_code"] in {3, 4, 5, 6} and envelope.get("command") != "clean"
+    return by_item and bool(envelope.get("items"))
 
 
 def _why(envelope: Mapping[str, Any], deciding: Mapping[str, str] | None) -> str:
@@ -116,7 +120,8 @@ def _why(envelope: Mapping[str, Any], deciding: Mapping[str, str] | None) -> str
     meaning = f"({deciding['code']} {CODES[deciding['code']][1]})"
     if not _counted(envelope):
         return f"{_named(deciding)} ({deciding['code']})"
-    number = sum(CODES[problem["code"]][0] == code for problem in envelope["problems"])
+    number = len({problem["path"] for problem in envelope["problems"] if CODES[problem["code"]][0] == code})
+    number = max(number, envelope.get("failed", 0) if code in {3, 4} else 0)
     of = f"{number:,} of {envelope['items']:,} items"
     verb = {3: f"{of} failed", 4: f"{of} differ", 5: f"refused: {of}", 6: f"the source is still being written: {of}"}[
         code
@@ -134,10 +139,12 @@ def _success(envelope: Mapping[str, Any]) -> str:
     if envelope.get("state") in AGREED:
         return AGREED[envelope["state"]]
     if envelope.get("state") == "planned":
-        return "this is the plan; nothing was written"
+        return "this is the plan; nothing was touched"
     if _idle(envelope):
         return "nothing to do"
-    if _read_back(envelope) and not envelope.get("unproved"):
+    if envelope.get("command") == "repair" and not envelope.get("found_wrong"):
+        return "nothing to do"
+    if _read_back(envelope) and not envelope.get("unproved") and envelope.get("command") in COPYING:
         return "done and verified"
     return "done"
 

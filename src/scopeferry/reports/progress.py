@@ -73,6 +73,7 @@ class Meter:
     _base: tuple[int, int] = (0, 0)
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
     _began: float = 0.0
+    _path: str = ""
 
     def __post_init__(self) -> None:
         self._began = self.clock()
@@ -83,9 +84,10 @@ class Meter:
             self._done(event)
         elif event.kind == "failed":
             again = event.data.get("code") == "SF-201"  # such a file is listed again
-            if self.reads_only:  # what differs has been looked at as well
-                self.items += 1
-                self.differing += 1
+            if self.reads_only:  # what differs has been looked at as well; one item may differ in several ways
+                self.items += event.path != self._path
+                self.differing += event.path != self._path
+                self._path = event.path
             else:
                 self.failed += CODES.get(event.data.get("code", ""), (3,))[0] in FAILED and not again
         elif event.kind == "found":
@@ -175,7 +177,9 @@ class Meter:
         parts = [(0, f"{'checked' if self.reads_only else 'copied'} {self.copied_percent} %")]
         if self._all_read_back:
             parts.append((1, f"verified {self.verified_percent} %"))
-        done = f"{self.items:,} of {count(self.total_items)}" if self.items < self.total_items else count(self.items)
+        noun = "item" if self.reads_only else "file"
+        some = f"{self.items:,} of {count(self.total_items, noun)}"
+        done = some if self.items < self.total_items else count(self.items, noun)
         parts += [(6, done), (4, size(self.copied_bytes)), *self._speed(ended=ended)]
         if self.state == "listing again" and not ended:
             parts.append((7, self.state))
