@@ -38,8 +38,8 @@ class Ferry:
     def raw(self, command: list[object], **more: object) -> subprocess.CompletedProcess[str]:
         """Any command, in the same folder and environment."""
         env = {**self.environment, **more.pop("env", {})}
-        more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more}
-        return subprocess.run(command, cwd=self.cwd, env=env, check=False, timeout=120, **more)
+        more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": self.cwd, **more}
+        return subprocess.run(command, env=env, check=False, timeout=120, **more)
 
     def line(self, *words: object) -> str:
         """The command as a shell takes it."""

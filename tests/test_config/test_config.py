@@ -1,4 +1,4 @@
-"""Defaults < files (machine, user, project) < .env < variables < flags; a misspelt key is named with its nearest one."""
+"""Defaults < files (machine, user, project) < .env < variables < flags; a misspelt key is named with the nearest."""
 
 import json
 import os
@@ -18,11 +18,13 @@ def place(tmp_path, monkeypatch):
     user = tmp_path / "config/scopeferry"
     user.mkdir(parents=True)
 
+    environ_ = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+
     class Place:
         project = tmp_path / "scopeferry.toml"
         user_file = user / "scopeferry.toml"
         dotenv = tmp_path / ".env"
-        environ = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+        environ = environ_
 
         def read(self, *flags):
             return fold("transfer", [*find("transfer", self.environ), *(Setting(*flag, FLAGS) for flag in flags)])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import scopeferry
 from scopeferry.reports import receipt
@@ -55,7 +56,7 @@ def test_a_rerun_without_changes_leaves_it(tmp_path):
     assert os.stat(first.receipt) == before
     (source / "b").write_bytes(b"b")
     third = scopeferry.transfer(source, copy)
-    text = open(third.receipt).read()
+    text = Path(third.receipt).read_text()
     assert "earlier generations: 1\n  0001.jsonl  complete  1 sent or adopted, 1 read back\n" in text
     assert "1 file read back now, 1 there already, see the earlier records" in text
 
@@ -64,7 +65,7 @@ def test_without_read_back_it_does_not_say_verified(tmp_path):
     source = tmp_path / "run7"
     source.mkdir()
     (source / "a").write_bytes(b"a")
-    text = open(scopeferry.transfer(source, tmp_path / "copy", verify="none").receipt).read()
+    text = Path(scopeferry.transfer(source, tmp_path / "copy", verify="none").receipt).read_text()
     assert "verified" not in text.replace(GUARANTEE, "").replace("0 verified", "")
     assert "not read back" in text
     assert "read back    no   --verify none" in text
@@ -75,8 +76,8 @@ def test_sixty_lines_whatever_happened():
         {"code": "SF-204", "path": f"{n}\n" * 50, "message": "read error " * 100, "hint": "h"} for n in range(5000)
     ]
     envelope = {
-        "command": "transfer", "run": "r", "exit_code": 3, "state": "partial", "source": "/s" * 5000, "destination": "/d\n",
-        "items": 1, "bytes": 1, "verified": 0, "failed": 5000, "elapsed_s": 1.0, "problems": problems,
+        "command": "transfer", "run": "r", "exit_code": 3, "state": "partial", "source": "/s" * 5000,
+        "destination": "/d\n", "items": 1, "bytes": 1, "verified": 0, "failed": 5000, "elapsed_s": 1.0, "problems": problems,
         "problem_count": 1_000_000, "lost": {f"kind {n}": n for n in range(50)}, "record": "/r/0001.jsonl",
         "manifests": {f"algo{n}": "0" * 64 for n in range(6)}, "tree_digest": "sha256:0",
     }  # fmt: skip
