@@ -206,16 +206,18 @@ class TransferJob:
             if not plan.totals.open:
                 break
             if number == PASSES:
-                self._still_written(journal)
                 break
             self._check_room(plan)
             if number == 0:
                 journal.set(dirty=1)
             yield Event("found", self.result.run, items=plan.totals.open, bytes=plan.totals.open_bytes, data={"plan": True})
             yield from self._run(journal, order, ledger, workers)
-            if self.control.stopped or not ledger.changed:
+            if self.control.stopped or not (ledger.changed or ledger.moving):
                 break
+            ledger.moving = 0
         self.control.check()
+        if plan.totals.open:
+            self._still_written(journal)
         yield from self._set_folders(journal, rec, order)
 
     def _run(self, journal: Journal, order: Order, ledger: CopyLedger, workers: int) -> Iterator[Event | None]:
@@ -333,6 +335,7 @@ class TransferJob:
     # -- at the end ----------------------------------------------------------------------------------------------------------
 
     def _still_written(self, journal: Journal) -> None:
+        """Whatever is open when all passes are over is named: no item is left undone in silence."""
         for folder, row in journal.open_rows(states.OPEN):
             path = os.fsdecode(folder + row.name)
             self.result.add("SF-601", path, f"still being written: {printable(path)}")

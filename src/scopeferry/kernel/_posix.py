@@ -14,6 +14,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 Folder = int
@@ -35,7 +36,9 @@ _GETFLAGS = 0x8008_6601
 _NO_XATTR = {getattr(errno, "ENODATA", 0), getattr(errno, "ENOATTR", 0), errno.EPERM, errno.EACCES, *_UNSUPPORTED}
 
 #: What of ``--keep`` can be kept on this system at all.
-CAN_KEEP = frozenset({"times", "mode", "links", "hardlinks", "holes", "xattrs", "owner", "acl"})
+CAN_KEEP = frozenset({"times", "mode", "links", "hardlinks", "holes", "xattrs", "owner"})
+if not _DARWIN:
+    CAN_KEEP |= {"acl"}
 #: No name holds these characters, and no name of these is a file's, whatever the destination says when asked.
 FORBIDDEN, ENDINGS, RESERVED = "", "", False
 
@@ -104,6 +107,11 @@ def lstat(folder: Folder, name: str) -> os.stat_result:
     return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
 
+def looker(folder: Folder) -> Any:
+    """`lstat` in one folder, as a function of the name alone: for loops that do little else."""
+    return partial(os.stat, dir_fd=folder, follow_symlinks=False)
+
+
 def folder_stat(folder: Folder) -> os.stat_result:
     """The open folder."""
     return os.fstat(folder)
@@ -160,7 +168,15 @@ def create_part(folder: Folder, name: str) -> int:
 
 def open_part(folder: Folder, name: str) -> int:
     """Open a temporary file of ours again, for reading and writing."""
-    return os.open(name, _PART, dir_fd=folder)
+    try:
+        return os.open(name, _PART, dir_fd=folder)
+    except PermissionError:  # a killed run had given it its own mode already
+        fd = os.open(name, _READ, dir_fd=folder)
+        try:
+            os.fchmod(fd, 0o600)
+        finally:
+            os.close(fd)
+        return os.open(name, _PART, dir_fd=folder)
 
 
 def read_into(fd: int, buffer: Any, offset: int) -> int:
