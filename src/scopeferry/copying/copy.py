@@ -109,7 +109,8 @@ def _run(tasks: Sequence[CopyItem], control: Control) -> list[Outcome | Failure]
     answers: dict[int, Outcome | Failure] = {}
     uploads: dict[int, tuple[Upload, dict[str, Any]]] = {}
     try:
-        with order.source.folders() as here, Folders(order.store.root) as there, Ahead(order.source, here) as ahead:
+        order.store.check_present(control)
+        with Folders(order.store.root) as there, order.source.folders() as here, Ahead(order.source, here) as ahead:
             for index, task in enumerate(tasks):
                 try:
                     control.check()
@@ -121,10 +122,10 @@ def _run(tasks: Sequence[CopyItem], control: Control) -> list[Outcome | Failure]
                     answers[index] = found
                 else:
                     uploads[index] = found
-            _put(tasks, uploads, answers, here, control)
-    except OSError as error:
-        item = order.source.translated(error, tasks[0].key)
+            _put(tasks, uploads, answers, control)
+    except (OSError, ScopeferryError) as error:  # a whole side is away, or the run was stopped
         for index, task in enumerate(tasks):
+            item = order.source.translated(error, task.key) if isinstance(error, OSError) else error
             answers.setdefault(index, Failure.of(task.key, item))
     return [answers[index] for index in range(len(tasks))]
 
@@ -133,7 +134,6 @@ def _put(
     tasks: Sequence[CopyItem],
     uploads: dict[int, tuple[Upload, dict[str, Any]]],
     answers: dict[int, Outcome | Failure],
-    here: Folders,
     control: Control,
 ) -> None:
     if not uploads:
@@ -371,6 +371,7 @@ class LinkItem:
     key: str
     row: Row
     leader: str
+    twin: int | None = None  # inode and size of what may be replaced: its change time moves when the leader's copy is made
 
     @property
     def revision(self) -> str:
@@ -382,20 +383,30 @@ class LinkItem:
         """Links are no bytes of work."""
         return 0
 
+    def expected(self, there: Mark | None) -> Mark | None:
+        """What may be replaced, if that is what stands there: ours, as the plan saw it."""
+        if there is None or (fingerprint(there.inode, 0, there.size), there.mtime_ns) != (self.twin, self.row.stored_mtime_ns):
+            return None
+        return there
+
     @staticmethod
     def run_batch(tasks: Sequence[LinkItem], control: Control) -> list[Outcome | Failure]:
         """Make the links; one answer for each."""
         order = tasks[0].order
         stored_as = order.names.full if order.names is not None else str
         answers: list[Outcome | Failure] = []
-        with Folders(order.store.root) as there:
+        try:
+            order.store.check_present(control)
+            opened = Folders(order.store.root)
+        except (OSError, ScopeferryError) as error:
+            item = order.store.translated(error, order.store.root) if isinstance(error, OSError) else error
+            return [Failure.of(task.key, item) for task in tasks]
+        with opened as there:
             for task in tasks:
                 try:
                     control.check()
-                    stored, expected = stored_as(task.key), None
-                    if task.row.digest is not None:
-                        expected = order.store.entry(stored)
-                    mark = order.store.link(there, stored_as(task.leader), stored, expected)
+                    stored = stored_as(task.key)
+                    mark = order.store.link(there, stored_as(task.leader), stored, task.expected(order.store.entry(stored)))
                     source = Mark(0, task.row.size, task.row.mtime_ns, 0)
                     copied = Copied("copied", source, stored=stored if stored != task.key else None)
                     answers.append(Outcome(task.key, task.row.size, {}, mark, "no", copied))
@@ -426,8 +437,8 @@ def link_tasks(journal: Journal, order: Order, control: Control) -> Iterator[Lin
     for folder, row in journal.open_rows((states.LINK,)):
         if control.stopped:
             return
-        leader = journal.detail(folder, row.name, "leader")
-        yield LinkItem(order, os.fsdecode(folder + row.name), row, os.fsdecode(leader))
+        leader, twin = journal.detail(folder, row.name, "leader"), journal.detail(folder, row.name, "twin")
+        yield LinkItem(order, os.fsdecode(folder + row.name), row, os.fsdecode(leader), twin)
 
 
 @dataclass(slots=True)
@@ -439,7 +450,7 @@ class CopyLedger:
     order: Order
     run: str = ""
     changed: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
+    moving: int = 0
 
     def settle(self, results: Sequence[Result]) -> list[Event]:
         """Write down what became of these tasks; the events that tell it."""
@@ -453,6 +464,7 @@ class CopyLedger:
                 events.append(self._failed(task, answer))
                 self.changed += answer.code == "SF-201"  # put aside: the next listing looks at it again
                 state = _state_after(answer)
+                self.moving += answer.code == "SF-201"
                 if state is not None:
                     rows.append((folder, task.row._replace(state=state), {}))
                 continue

@@ -11,21 +11,24 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from stat import S_ISDIR
 from typing import Any
 
 from scopeferry.errors import ItemError, Refused, ScopeferryError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
-from scopeferry.kernel.journal import Journal, Row, fingerprint
+from scopeferry.kernel.journal import DONE, HALF, INODE, MASK, SIZE, TIME, Journal, Row, fingerprint
 from scopeferry.kernel.publish import Folders, system
 from scopeferry.logs import printable
 from scopeferry.sources.tree import OURS, Selection, TreeSource
 from scopeferry.stores.local import LARGE, LocalStore
 
+NOTHING = fingerprint(0, 0)  # where inode and change time are no evidence
 CHUNK = 4096  # entries of a folder in memory at a time
 SHORT = 40  # bytes of a name that every file system holds
 POLICIES = ("refuse", "replace", "keep-both")
@@ -76,8 +79,8 @@ class Plan:
     _visited: int = 0
     _has_links: bool = False
 
-    def walk(self) -> Iterator[Event]:
-        """List everything, write the plan, and yield what there is to say."""
+    def walk(self) -> Iterator[Event | None]:
+        """List everything, write the plan, and yield what there is to say; ``None`` as a tick within a large folder."""
         scratch = self.journal.scratch()
         scratch.clear()
         stack = [""]
@@ -94,7 +97,7 @@ class Plan:
 
     # -- one folder ------------------------------------------------------------------------------------------------------
 
-    def _folder(self, path: str, here: Folders, there: Folders | None, stack: list[str], scratch: Any) -> Iterator[Event]:
+    def _folder(self, path: str, here: Folders, there: Folders | None, stack: list[str], scratch: Any) -> Iterator[Event | None]:
         try:
             folder = here.open(path)
             facts = system.folder_stat(folder)
@@ -119,7 +122,7 @@ class Plan:
 
     def _merge(
         self, path: str, folder: Any, facts: os.stat_result, listing: Any, twin: Any, stack: list[str], scratch: Any
-    ) -> Iterator[Event]:
+    ) -> Iterator[Event | None]:
         head = f"{path}/" if path else ""
         prefix = os.fsencode(head)
         known = self.journal.folder_facts(prefix)
@@ -139,6 +142,8 @@ class Plan:
                 if merge.changed:
                     self._write(prefix, merge, facts, known)
                     known = self.journal.folder_facts(prefix)
+                if not small:
+                    yield None
                 entries = [] if small else list(islice(listing, CHUNK))
         yield from (event for event in merge.events if event.kind == "failed" or not self.again)
         names = {entry.name for entry in merge.all} if small else None
@@ -233,9 +238,7 @@ class Plan:
         for raw, row in self.journal.raw_folder(prefix).items():
             if publish.path_hash(prefix + raw) == hashed:
                 resumes = states.DONE < row[2] < states.FAILED and row[3] >= LARGE
-                if not resumes and not self.read_only:
-                    system.unlink(twin, name)
-                return True
+                return resumes or self.read_only or _unlinked(twin, name)
         return False
 
     def _vanished(self, prefix: bytes, path: str, rows: dict[bytes, Any] | None, scratch: Any) -> Iterator[Event]:
@@ -258,9 +261,24 @@ class Plan:
                     gone.append(raw)
             else:
                 gone.append(raw)
+                if row[3] >= LARGE and not self.read_only:
+                    self._remove_parts_of(prefix + raw)
                 yield _failed(name, "SF-202", f"vanished before it was copied: {printable(name)}")
         if gone:
             self.journal.forget(prefix, gone)
+
+    def _remove_parts_of(self, key: bytes) -> None:
+        """Remove what an earlier run left of a large file that is gone now."""
+        path = os.fsdecode(key).rpartition("/")[0]
+        try:
+            folder = self.at.open(path if self.names is None else self.names.path(path)) if self.at is not None else None
+        except (OSError, ScopeferryError):
+            return
+        if folder is not None:
+            with system.scan(folder) as found:
+                names = [entry.name for entry in found if publish.part_hash(entry.name) == publish.path_hash(key)]
+            for name in names:
+                _unlinked(folder, name)
 
     def _vanished_folders(self, here: Folders) -> Iterator[Event]:
         for prefix, _, _ in list(self.journal.folders()):
@@ -290,10 +308,29 @@ class Plan:
                     row = self.journal.row(path)
                     assert row is not None
                     linked = row._replace(kind=states.HARDLINK, state=states.LINK)
-                    self.journal.settle([(head + b"/" if head else b"", linked, {"leader": leader})])
+                    details = {"leader": leader, "twin": self._twin_of(path, row) if state == states.REPLACE else None}
+                    self.journal.settle([(head + b"/" if head else b"", linked, details)])
                     self.totals.open_bytes -= row.size
                     self.totals.room -= row.size
                     self.totals.links += 1
+
+
+    def _twin_of(self, path: bytes, row: Row) -> int | None:
+        """What of ours stands where a link is to be made: inode and size, for its change time will move with the leader's."""
+        head, _, name = os.fsdecode(path).rpartition("/")
+        try:
+            entry = system.lstat(self.at.open(head), name) if self.at is not None else None
+        except (OSError, ScopeferryError):
+            return None
+        if entry is None or self.fingerprint(entry) != row.stored:
+            return None
+        return fingerprint(entry.st_ino, 0, entry.st_size)
+
+    def fingerprint(self, there: os.stat_result) -> int:
+        """What a row notes of a file at the destination."""
+        if self.store.disk.steady:
+            return fingerprint(there.st_ino, there.st_ctime_ns, there.st_size)
+        return fingerprint(0, 0, there.st_size)
 
 
 class _Folder:
@@ -321,9 +358,11 @@ class _Folder:
         """Look at these entries; rows that fit on both sides are skipped, the others are judged."""
         plan, twin = self.plan, self.twin
         source_steady, stored_steady, recipe = plan.source.disk.steady, plan.store.disk.steady, plan.recipe
-        names, selection = plan.names, plan.selection if plan.selection.rules else None
-        look, encode, everything = system.lstat, os.fsencode, plan.everything
-        totals, done, done_bytes, count, total = plan.totals, 0, 0, 0, 0
+        selection = plan.selection if plan.selection.rules else None
+        plain = twin is not None and plan.names is None and selection is None and not plan.everything
+        look = system.looker(twin) if plain else None
+        known, code, errors = rows.pop, sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+        done = done_bytes = count = total = 0
         self.all = entries
         for entry in entries:
             name = entry.name
@@ -331,37 +370,35 @@ class _Folder:
                 facts = entry.stat(follow_symlinks=False)
             except OSError:
                 continue  # vanished between listing and look; its row says so
-            raw = encode(name)
-            row = rows.pop(raw, None)
-            mode = facts.st_mode
-            if stat.S_ISDIR(mode):
-                self._enter(name, selection)
-                continue
-            if selection is not None and not selection.takes(self.head + name):
-                continue
-            size, mtime_ns = facts.st_size, facts.st_mtime_ns
-            count += 1
-            total += size
-            source = fingerprint(facts.st_ino, facts.st_ctime_ns) if source_steady else fingerprint(0, 0)
-            if row is not None and row[2] == 0 and twin is not None and not everything and names is None and facts.st_nlink == 1:
-                _, _, _, row_size, row_mtime_ns, row_source, row_stored, row_stored_mtime_ns, _, row_recipe = row
-                if row_size == size and row_mtime_ns == mtime_ns and row_source == source and row_recipe == recipe:
+            raw = name.encode(code, errors)
+            row = known(raw, None)
+            mode, size = facts.st_mode, facts.st_size
+            if row is not None and look is not None and row[3] == size and row[2] == DONE and row[9] == recipe:
+                mtime_ns = facts.st_mtime_ns
+                source = (facts.st_ino * INODE + facts.st_ctime_ns * TIME & MASK) - HALF if source_steady else NOTHING
+                if row[4] == mtime_ns and row[5] == source and facts.st_nlink == 1:
                     try:
-                        there = look(twin, name)
+                        there = look(name)
                     except OSError:
                         pass
                     else:
-                        stored = (
-                            fingerprint(there.st_ino, there.st_ctime_ns, there.st_size)
-                            if stored_steady
-                            else fingerprint(0, 0, there.st_size)
-                        )
-                        wanted = row_mtime_ns if row_stored_mtime_ns is None else row_stored_mtime_ns
-                        if stored == row_stored and there.st_mtime_ns == wanted:
+                        stored = there.st_size * SIZE
+                        if stored_steady:
+                            stored += there.st_ino * INODE + there.st_ctime_ns * TIME
+                        noted = mtime_ns if row[7] is None else row[7]
+                        if (stored & MASK) - HALF == row[6] and there.st_mtime_ns == noted:
                             done += 1
                             done_bytes += size
                             continue
-            self._judge(name, raw, facts, source, row, scratch)
+            if S_ISDIR(mode):
+                self._enter(name, selection)
+            elif selection is None or selection.takes(self.head + name):
+                count += 1
+                total += size
+                source = fingerprint(facts.st_ino, facts.st_ctime_ns) if source_steady else NOTHING
+                self._judge(name, raw, facts, source, row, scratch)
+        count, total = count + done, total + done_bytes
+        totals = plan.totals
         totals.files += count
         totals.bytes += total
         totals.done += done
@@ -456,7 +493,7 @@ class _Folder:
             return states.COPY, ""
         if stat.S_IFMT(there.st_mode) != stat.S_IFMT(facts.st_mode):
             return states.CONFLICT, "SF-502"
-        stored = self._stored(there)
+        stored = self.plan.fingerprint(there)
         same_source = row is not None and (row.size, row.mtime_ns) == (facts.st_size, facts.st_mtime_ns)
         if row is not None and row.digest is not None or (row is not None and row.kind == states.SYMLINK and row.state == states.DONE):
             noted = row.mtime_ns if row.stored_mtime_ns is None else row.stored_mtime_ns
@@ -485,11 +522,6 @@ class _Folder:
             return states.CONFLICT, "SF-501"
         return states.JUDGE, ""
 
-    def _stored(self, there: os.stat_result) -> int:
-        if self.plan.store.disk.steady:
-            return fingerprint(there.st_ino, there.st_ctime_ns, there.st_size)
-        return fingerprint(0, 0, there.st_size)
-
     def _settle(
         self, raw: bytes, facts: os.stat_result, source: int, state: int, old: Row | None, there: os.stat_result | None, kind: int = 0
     ) -> None:
@@ -510,7 +542,7 @@ class _Folder:
             stored = old.stored  # what stands there is not ours: what we know of ours is kept
             stored_mtime_ns = old.mtime_ns if old.stored_mtime_ns is None else old.stored_mtime_ns
         elif there is not None:
-            stored, stored_mtime_ns = self._stored(there), there.st_mtime_ns
+            stored, stored_mtime_ns = self.plan.fingerprint(there), there.st_mtime_ns
         recipe = old.recipe if old is not None and digest is not None else plan.recipe
         self.changed.append(
             Row(raw, kind, state, facts.st_size, facts.st_mtime_ns, source, stored, stored_mtime_ns, digest, recipe)
@@ -529,6 +561,17 @@ def _room(facts: os.stat_result, there: os.stat_result | None, *, holes: bool) -
     allocated = facts.st_blocks * 512
     size = allocated if holes and allocated < facts.st_size else -(-facts.st_size // 4096) * 4096
     return max(0, size - (there.st_blocks * 512 if there is not None else 0))
+
+
+def _unlinked(folder: Any, name: str) -> bool:
+    """Remove a temporary file; False if it cannot be one."""
+    try:
+        system.unlink(folder, name)
+    except FileNotFoundError:
+        pass
+    except OSError:  # a folder of this name, or no permission
+        return False
+    return True
 
 
 class _OnlyOne:

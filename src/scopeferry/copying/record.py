@@ -38,6 +38,7 @@ STANDS = {
     "checked",
 }  # actions after which the entry stands at the destination
 MAX_LINE = 16 << 20
+TAIL = 64 << 10  # an end line is shorter
 CUT_OFF = "cut off"
 
 _NAME = re.compile(r"(\d{4,})\.jsonl")
@@ -188,7 +189,7 @@ def end_cut_off(folder: str) -> str | None:
         return None
     with open_ours(older[-1], "r+b") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - MAX_LINE))
+        file.seek(max(0, size - TAIL))
         tail = file.read()
         last = tail.rstrip(b"\n").rpartition(b"\n")[2]
         if tail.endswith(b"\n") and _is_end(last):
@@ -215,7 +216,7 @@ def last_end(folder: str) -> dict[str, Any]:
     if not older:
         return {}
     with open_ours(older[-1]) as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - (64 << 10)))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
     return dict(json.loads(last)) if _is_end(last) else {}
 

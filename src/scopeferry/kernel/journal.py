@@ -38,7 +38,9 @@ CONFLICT = 9
 CHECK_ONE = (CHECK_SOURCE, CHECK_STORED)
 OPEN = (COPY, REPLACE, CHECK, JUDGE, LINK, CHECK_SOURCE, CHECK_STORED)
 
-_MASK, _HALF = 0xFFFF_FFFF_FFFF_FFFF, 0x8000_0000_0000_0000
+# What `fingerprint` is made of; the walk has it in its innermost loop.
+MASK, HALF = 0xFFFF_FFFF_FFFF_FFFF, 0x8000_0000_0000_0000
+INODE, TIME, SIZE = 0x9E37_79B9_7F4A_7C15, 0xC2B2_AE3D_27D4_EB4F, 0x1656_67B1_9E37_79F9
 
 # Kinds of an item.
 FILE, SYMLINK, HARDLINK = 0, 1, 2
@@ -88,7 +90,7 @@ def fingerprint(inode: int, time_ns: int, size: int = 0) -> int:
     >>> fingerprint(1, 2) == fingerprint(1, 2), fingerprint(1, 2) == fingerprint(2, 1)
     (True, False)
     """
-    return (inode * 0x9E3779B97F4A7C15 + time_ns * 0xC2B2AE3D27D4EB4F + size * 0x165667B19E3779F9 & _MASK) - _HALF
+    return (inode * INODE + time_ns * TIME + size * SIZE & MASK) - HALF
 
 
 class Journal:

@@ -126,14 +126,15 @@ class Control:
     def wait_for(self, what: str, ready: Callable[[], bool], patience_s: float, error: ScopeferryError) -> None:
         """Wait until `ready`, with back-off, for at most `patience_s` counted from when anybody began to wait for `what`.
 
-        Raises `error` (and stops the run with it) when patience is over, and the reason to stop if the run is stopped.
+        Raises `error` (and stops the run with it) when patience is over, also if it is ready then: it has been of no use so far.
+        Raises the reason to stop if the run is stopped.
         """
         with self._lock:
             since = self._waits.setdefault(what, time.monotonic())
         pause = 0.2
-        while not ready():
+        while (over := time.monotonic() - since >= patience_s) or not ready():
             self.check()
-            if time.monotonic() - since >= patience_s:
+            if over:
                 self.stop(error)
                 raise error
             self.waiting = what

@@ -110,7 +110,7 @@ class SourceFile:
 
     def __init__(self, source: TreeSource, folder: Any, name: str, path: str, fd: int, before: os.stat_result) -> None:
         self.source, self.folder, self.name, self.path, self.fd = source, folder, name, path, fd
-        self.stat = os.fstat(fd)
+        self.stat = system.fstat(fd)
         self.size = self.stat.st_size
         if _identity(self.stat) != _identity(before):
             raise SourceChanged(f"changed while it was opened: {printable(path)}", path=path)
@@ -155,12 +155,48 @@ class SourceFile:
     def check(self) -> Mark:
         """The mark, if descriptor and path are still the file that was opened; raises SourceChanged."""
         try:
-            now, there = os.fstat(self.fd), system.lstat(self.folder, self.name)
+            now, there = system.fstat(self.fd), system.lstat(self.folder, self.name)
         except OSError as error:
             raise SourceChanged(f"vanished while it was read: {printable(self.path)}", path=self.path) from error
         if _identity(now) != _identity(self.stat) or _identity(there) != _identity(self.stat):
             raise SourceChanged(f"changed while it was read: {printable(self.path)}", path=self.path)
         return publish.mark(now)
+
+
+class Ahead:
+    """The source files of a batch, opened and asked for before the first one is read.
+
+    The disk then works on all of them side by side; read one after another, 64 KiB files cost a third of a millisecond each
+    (measured). A file is handed out once; another try at it opens it anew.
+    """
+
+    def __init__(self, source: TreeSource, folders: Folders) -> None:
+        self._source, self._folders = source, folders
+        self._open: dict[str, SourceFile | ItemError] = {}
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            if isinstance(file, SourceFile):
+                file.close()
+        self._open.clear()
+
+    def begin(self, path: str) -> None:
+        """Open a file and have its first bytes fetched. What goes wrong is raised by `open`."""
+        try:
+            file = self._open[path] = self._source.open(self._folders, path)
+            system.fetch(file.fd, file.size)
+        except ItemError as error:
+            self._open[path] = error
+
+    def open(self, path: str) -> SourceFile:
+        """The file that was begun, or the same anew. Raises as ``TreeSource.open``."""
+        file = self._open.pop(path, None)
+        if isinstance(file, ItemError):
+            raise file
+        return file if file is not None else self._source.open(self._folders, path)
 
 
 def _identity(entry: os.stat_result) -> tuple[int, int, int, int]:

@@ -110,7 +110,7 @@ class LocalStore:
         pending = list(tries)
         while pending:
             try:
-                self._present(control)
+                self.check_present(control)
                 with Folders(self.root) as folders:
                     batch = _Batch(self, folders, prove, control)
                     found = batch.put([uploads[i] for i in pending])
@@ -226,7 +226,7 @@ class LocalStore:
             return False
         return publish.disk(self.root) == self.disk and (not self.records or os.path.exists(self.records))
 
-    def _present(self, control: Control) -> None:
+    def check_present(self, control: Control) -> None:
         """Never write into a bare mount point: wait until the destination is back, then raise 75."""
         if not self.present():
             self._wait_for_root(control)
@@ -251,8 +251,11 @@ class LocalStore:
                 control.sleep(seconds)
 
     def _has_room(self) -> bool:
-        with Folders(self.root) as folders:
-            free, inodes = system.room(folders.root)
+        try:
+            with Folders(self.root) as folders:
+                free, inodes = system.room(folders.root)
+        except OSError:
+            return False
         return free > BLOCK and inodes != 0
 
     def translated(self, error: OSError, path: str) -> ItemError:
@@ -378,12 +381,14 @@ class _Batch:
         """Open the temporary file; how many bytes an earlier attempt may have left in it."""
         part.size = reader.size
         if reader.size >= LARGE:
-            left = self._leftovers(folder, part.name)
-            if left and not reader.sparse:
+            left = self._leftovers(folder, part.name, keep=not reader.sparse)
+            if left is not None:
                 part.name = left
                 part.fd = system.open_part(folder, left)
                 entry = system.fstat(part.fd)
-                if stat.S_ISREG(entry.st_mode) and entry.st_nlink == 1:
+                if _is_plain(entry):
+                    if entry.st_size > reader.size:
+                        system.set_size(part.fd, reader.size)
                     return min(entry.st_size, reader.size)
                 raise Refused(f"not a temporary file of ours: {left}", code="SF-502", path=part.upload.key)
         part.fd = self._writable(folder, lambda: system.create_part(folder, part.name), part.name)
@@ -392,15 +397,20 @@ class _Batch:
             raise ItemError(message, code="SF-209", path=part.upload.key)
         return 0
 
-    def _leftovers(self, folder: Any, name: str) -> str | None:
-        """The largest part that an earlier attempt at this path left; the others are removed."""
+    def _leftovers(self, folder: Any, name: str, *, keep: bool) -> str | None:
+        """The largest part that an earlier attempt at this path left, if one is to be kept; the others are removed.
+
+        A link, a folder or a file with several names is nobody's part, whatever it is called: it is left alone.
+        """
         wanted = publish.part_hash(name)
         with system.scan(folder) as found:
             names = [entry.name for entry in found if publish.part_hash(entry.name) == wanted]
-        names.sort(key=lambda one: system.lstat(folder, one).st_size)
-        for one in names[:-1]:
+        facts = [(entry.st_size, one) for one in names if _is_plain(entry := system.lstat(folder, one))]
+        facts.sort()
+        kept = facts.pop()[1] if keep and facts else None
+        for _, one in facts:
             system.unlink(folder, one)
-        return names[-1] if names else None
+        return kept
 
     def _writable(self, folder: Any, make: Any, name: str) -> Any:
         """Make a temporary name; a read-only folder of ours is opened up, a name left by a killed run is removed."""
@@ -536,7 +546,8 @@ class _Batch:
                 try:
                     system.flush_folder(self.folders.open(part.folder))
                 except OSError as error:
-                    flushed[part.folder] = self.store.translated(error, part.folder)
+                    text = f"flush of a folder failed at {printable(part.folder or '.')}: {error.strerror}"
+                    flushed[part.folder] = ItemError(text, code="SF-211", path=part.folder)
             problem = flushed[part.folder]
             if problem is not None:
                 self.found[index] = problem
@@ -566,6 +577,10 @@ class _Batch:
                 system.unlink(self.folders.open(part.folder), part.name)
 
 
+def _is_plain(entry: os.stat_result) -> bool:
+    return stat.S_ISREG(entry.st_mode) and entry.st_nlink == 1
+
+
 def _hash_zeros(digests: Digests, count: int) -> None:
     while count > 0:
         digests.update(ZEROS[: min(BLOCK, count)] if count < BLOCK else ZEROS)
@@ -576,16 +591,18 @@ def hash_file(fd: int, algorithm: str, size: int, control: Control) -> bytes | N
     """The digest of an open file, read in blocks; None if it has another length."""
     digests = Digests((algorithm,))
     block, at = buffer(), 0
-    while at < size:
-        got = system.read_into(fd, block[: min(BLOCK, size - at)], at)
+    while at <= size:  # one byte more is asked for than should be there
+        got = system.read_into(fd, block[: min(BLOCK, size - at + 1)], at)
         if got == 0:
-            return None
+            break
         digests.update(block[:got])
         at += got
         control.add(verified=got)
         if at < size:
             control.check()
-    return digests.result()[algorithm]
+        elif got < BLOCK:
+            break
+    return digests.result()[algorithm] if at == size else None
 
 
 def apply_attributes(fd: int, wanted: Attributes) -> list[str]:
