@@ -179,7 +179,7 @@ class Plan:
         else:
             groups = journal.scratch().twins(self._keys(merge, prefix))
             decoded = ([os.fsdecode(raw) for raw in group] for group in groups)
-            found = self.names.decide(merge.head, decoded, held, stands)
+            found = self.names.decide(merge.path, decoded, held, stands)
         for name, stored in found.items():  # a file's is noted when it is copied; a folder has no row
             if name not in held and stat.S_ISDIR(system.lstat(merge.folder, name).st_mode):
                 stored_path = f"{self.names.path(merge.path)}/{stored}".lstrip("/")

@@ -200,7 +200,7 @@ class TransferJob:
         workers = self.settings.workers or (16 if order.source.disk.network or order.store.disk.network else 4)
         for number in range(PASSES + 1):
             plan = self._plan(journal, order, again=number > 0)
-            yield from self._take(plan.walk())
+            yield from self._take(self._stoppable(plan.walk()))
             self._check_source(order)
             self._found(plan, first=number == 0)
             if not plan.totals.open:
@@ -230,6 +230,12 @@ class TransferJob:
                 yield from self._take(run([line], executor, slots=workers, control=self.control, batch_items=items))
         if not self.control.stopped:
             _refresh_links(journal, order)
+
+    def _stoppable(self, events: Iterator[Event | None]) -> Iterator[Event | None]:
+        """Raise the reason to stop between two of them."""
+        for event in events:
+            self.control.check()
+            yield event
 
     def _take(self, events: Iterator[Event | None]) -> Iterator[Event | None]:
         """Count what happened, and pass it on."""
@@ -464,7 +470,7 @@ class TransferJob:
                     parent = os.path.dirname(parent)
                 order = self._ask(self._rehearsal_order(journal, parent), ask=False)
                 plan = self._plan(journal, order, again=False, read_only=True)
-                yield from self._take(plan.walk())
+                yield from self._take(self._stoppable(plan.walk()))
                 self._found(plan, first=True)
                 yield from self._say_plan(journal)
                 self._rehearse_room(plan, parent)
