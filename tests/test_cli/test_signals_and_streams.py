@@ -170,3 +170,23 @@ def test_a_full_disk_under_the_log(ferry, tree):
     done = ferry("transfer", tree, "copy", "--events", "/dev/full")
     assert done.returncode == 0
     assert os.path.exists(ferry.cwd / "copy/pos0/0000.tif")
+
+
+def test_a_walk_of_one_large_folder_is_interrupted_too(tmp_path):
+    from scopeferry.config import TransferSettings
+    from scopeferry.errors import Interrupted
+    from scopeferry.jobs.transfer import TransferJob
+    from scopeferry.kernel.task import Control
+
+    (tmp_path / "run7").mkdir()
+    for number in range(9000):
+        os.close(os.open(tmp_path / f"run7/{number}", os.O_CREAT | os.O_WRONLY))
+    control = Control()
+    job = TransferJob(str(tmp_path / "run7"), str(tmp_path / "copy"), TransferSettings(), control)
+    told = job.run()
+    assert next(told).kind == "started"
+    assert next(told) is None  # the folder is not through yet
+    control.stop(Interrupted("enough"))
+    list(told)
+    assert (job.result.exit_code, job.result.copied) == (130, 0)
+    assert not list((tmp_path / "copy").iterdir())

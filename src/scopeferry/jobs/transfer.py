@@ -391,6 +391,7 @@ class TransferJob:
         try:
             if not rec.begun and self.result.ok and record.last_end(self.place.records).get("state") != "complete":
                 rec.begin()  # what an earlier run left undone is done now: that is worth a generation of its own
+            journal.commit()
             if rec.begun or journal.get("dirty") or not os.path.exists(self.manifest_path):
                 self._write_manifests(journal)
                 journal.set(dirty=0)
