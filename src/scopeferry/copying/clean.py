@@ -137,7 +137,7 @@ class SourceItem:
             head, _, name = self.key.rpartition("/")
             target = system.read_link(here.open(head), name)
             return (
-                None if all(target == want.item.target for want in self.wants) else "link leads elsewhere at the source"
+                None if all(target == want.item.link for want in self.wants) else "link leads elsewhere at the source"
             )
         if not stat.S_ISREG(entry.st_mode):
             return "no longer a file at the source"
@@ -418,7 +418,7 @@ class Freeing:
         kind = {states.SYMLINK: "link", states.HARDLINK: "hardlink"}.get(item.kind, "file")
         where = [copy.root for copy in self.copies if copy.listing.of_source(item.path) is not None]
         facts = {
-            "kind": kind, "size": item.size, "target": item.target, "action": "freed", "copies": where,
+            "kind": kind, "size": item.size, "target": item.link, "action": "freed", "copies": where,
             "at": round(now, 3),
             "digest": {name: digest.hex() for name, digest in item.digests.items()} or None,
             "note": "was gone when an interrupted run was resumed" if item.state == GOOD else None,

@@ -35,7 +35,7 @@ LEFT_OUT, CHECK, GOOD, BAD, HEALED = 0, 1, 2, 3, 4
 _SCHEMA = """
 CREATE TABLE items (
   head BLOB NOT NULL, name BLOB NOT NULL, kind INTEGER NOT NULL, size INTEGER, mtime_ns INTEGER, mode INTEGER,
-  target TEXT, xattrs TEXT, algorithm TEXT, digest BLOB, more TEXT, source BLOB, at REAL NOT NULL,
+  target BLOB, xattrs TEXT, algorithm TEXT, digest BLOB, more TEXT, source BLOB, at REAL NOT NULL,
   state INTEGER NOT NULL, freed INTEGER NOT NULL, recorded INTEGER NOT NULL, source_mtime_ns INTEGER, code TEXT,
   inode INTEGER, ctime_ns INTEGER, leader BLOB, PRIMARY KEY (head, name)) WITHOUT ROWID;
 CREATE INDEX mapped ON items (source) WHERE source IS NOT NULL;
@@ -62,7 +62,7 @@ class Item(NamedTuple):
     size: int | None = None
     mtime_ns: int | None = None
     mode: int | None = None
-    target: str | None = None
+    target: bytes | None = None
     xattrs: str | None = None
     algorithm: str | None = None
     digest: bytes | None = None
@@ -89,6 +89,11 @@ class Item(NamedTuple):
         return self.path if self.source is None else self.source
 
     @property
+    def link(self) -> str | None:
+        """Where a symbolic link leads, as the system decodes it."""
+        return None if self.target is None else os.fsdecode(self.target)
+
+    @property
     def digests(self) -> dict[str, bytes]:
         """All digests that are known, the working one first."""
         found = {} if self.digest is None or self.algorithm is None else {self.algorithm: self.digest}
@@ -100,7 +105,7 @@ class Item(NamedTuple):
         """What a record says of it: all that is known, so that nothing is forgotten by a later line."""
         kind = {FOLDER: "folder", states.SYMLINK: "link", states.HARDLINK: "hardlink"}.get(self.kind, "file")
         facts: dict[str, Any] = {
-            "kind": kind, "size": self.size, "mtime_ns": self.source_mtime_ns, "mode": self.mode, "target": self.target,
+            "kind": kind, "size": self.size, "mtime_ns": self.source_mtime_ns, "mode": self.mode, "target": self.link,
             "xattrs": json.loads(self.xattrs) if self.xattrs else None, "action": action,
             "digest": {name: digest.hex() for name, digest in self.digests.items()} or None,
             "leader": None if self.leader is None else os.fsdecode(self.leader),
@@ -343,7 +348,8 @@ def _item(entry: Standing) -> Item:
     digests = entry.digests
     algorithm = entry.working if entry.working in digests else next(iter(digests), None)
     return Item(
-        head, name, entry.kind, entry.size if entry.kind != FOLDER else None, entry.mtime_ns, entry.mode, entry.target,
+        head, name, entry.kind, entry.size if entry.kind != FOLDER else None, entry.mtime_ns, entry.mode,
+        None if entry.target is None else os.fsencode(entry.target),
         json.dumps(entry.xattrs, sort_keys=True) if entry.xattrs else None, algorithm,
         digests[algorithm] if algorithm else None, _json(digests, algorithm) if len(digests) > 1 else None,
         entry.path if entry.path != entry.stored else None, entry.at if entry.read_back != "no" else 0.0, CHECK, 0, 1,

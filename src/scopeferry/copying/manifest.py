@@ -13,6 +13,7 @@ files. Manifests are untrusted: a path that could lead out of the copy is refuse
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -47,10 +48,11 @@ def format_line(algorithm: str, path: bytes, digest: bytes) -> bytes:
     return b"%s%s (%s) = %s\n" % (escape, ALGORITHMS[algorithm][3].encode(), path, digest.hex().encode())
 
 
-def parse_line(line: bytes, algorithm: str | None = None) -> tuple[str, bytes, bytes]:
+def parse_line(line: bytes, algorithm: str | None = None, *, bagit: bool = False) -> tuple[str, bytes, bytes]:
     """(algorithm, path, digest) of one line with or without its LF; raises ValueError with the reason.
 
-    `algorithm` names that of a plain line; without it the number of hex digits decides (32 is MD5).
+    `algorithm` names that of a plain line; without it the number of hex digits decides (32 is MD5). In a `bagit` line
+    any white space ends the digest, and ``%0A``, ``%0D`` and ``%25`` in the path are what they stand for.
     """
     line = line.removesuffix(b"\n").removesuffix(b"\r")
     if len(line) > MAX_LINE:
@@ -60,8 +62,9 @@ def parse_line(line: bytes, algorithm: str | None = None) -> tuple[str, bytes, b
         name = BY_TAG.get(tag.decode().upper().replace("SHA-", "SHA").replace("XXH3-", "XXH"))
         if name is None:
             raise ValueError(f"unknown algorithm {tag.decode()}")
-    elif plain := (_PLAIN.fullmatch(line) or _BAGIT.fullmatch(line)):
+    elif plain := (None if bagit else _PLAIN.fullmatch(line)) or _BAGIT.fullmatch(line):
         escape, hexed, path = plain.groups()
+        path = _bagit_path(path) if bagit else path
         name = algorithm or _BY_HEX_LENGTH.get(len(hexed))
         if name is None:
             raise ValueError("no algorithm has so many digits")
@@ -109,7 +112,7 @@ def read(path: str, algorithm: str | None = None, *, ours: bool = False) -> Iter
     (SF-111).
 
     `algorithm` names that of plain lines. A file of ``ours`` lies in a record folder: it is never opened through a
-    link. In a BagIt manifest, known by its name, ``%0A``, ``%0D`` and ``%25`` in paths are what they stand for.
+    link. A BagIt manifest is known by its name.
     """
     plain = algorithm or _named_algorithm(path)
     bagit = not ours and _BAGIT_NAME.fullmatch(os.path.basename(path)) is not None
@@ -120,8 +123,7 @@ def read(path: str, algorithm: str | None = None, *, ours: bool = False) -> Iter
                 number += 1
                 if line in {b"\n", b"\r\n"} or line.startswith((b"#", b";")):
                     continue
-                name, entry, digest = parse_line(line, plain)
-                yield name, check_path(_bagit_path(entry)) if bagit else entry, digest
+                yield parse_line(line, plain, bagit=bagit)
     except ValueError as error:
         raise UsageError(
             f"{printable(path)} line {number}: {printable(str(error))}", code="SF-110", path=path
@@ -198,15 +200,19 @@ class Replacement:
         return self.file
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        whole = False
         try:
             if kind is None:
                 self.file.flush()
                 if self.durable:
                     os.fsync(self.file.fileno())
+                whole = True
         finally:
-            self.file.close()
-        if kind is not None:
-            os.unlink(self.part)
+            with contextlib.suppress(OSError):  # what a full disk did not take would be written again
+                self.file.close()
+            if not whole:
+                os.unlink(self.part)
+        if not whole:
             return
         os.replace(self.part, self.path)
         if self.durable and os.name == "posix":

@@ -114,22 +114,30 @@ class Record:
 
     def flush(self) -> None:
         """Write what was added, and have it flushed: the journal follows."""
+        if self._lines and self._file is None:
+            self._begin()
         if self._lines:
-            if self._file is None:
-                self._begin()
-            self._file.write(("\n".join(self._lines) + "\n").encode())
+            self._write(("\n".join(self._lines) + "\n").encode())
             self._lines = []
-            self._sync()
 
-    def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def _write(self, data: bytes) -> None:
+        """Write and flush; what did not arrive whole (a full disk) is taken back, and can be written again."""
+        fd = self._file.fileno()
+        size = os.fstat(fd).st_size
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) :]
+            os.fsync(fd)
+        except OSError:
+            os.ftruncate(fd, size)
+            raise
 
     def begin(self) -> None:
         """Begin the generation though it has no entries yet, and have it flushed."""
         if self._file is None:
             self._begin()
-            self._sync()
+            self.flush()
 
     def end(self, **facts: Any) -> None:
         """The last line. Nothing happens if there is no generation and none is asked for by `begun`."""
@@ -152,8 +160,8 @@ class Record:
         self.path = os.path.join(self.folder, f"{number:04}.jsonl")
         previous = {"name": os.path.basename(older[-1]), "sha256": sha256_of(older[-1])} if older else None
         head = {"format": FORMAT, "version": VERSION, "generation": number, "previous": previous, **self.header}
-        self._file = open(self.path, "xb")  # noqa: SIM115
-        self._file.write((json.dumps(head) + "\n").encode())
+        self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115
+        self._lines.insert(0, json.dumps(head))
         if self.on_begin is not None:
             self.on_begin(number)
 
@@ -247,11 +255,15 @@ def numbered(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
                     continue
                 if torn is not None and found.get("state") != CUT_OFF:
                     raise _bad(path, *torn)
-                if number == 1 and (found.get("format") != FORMAT or found.get("version") != VERSION):
+                if number == 1 and not _is_header(found) and found.get("state") != CUT_OFF:
                     raise _bad(path, 1, ValueError("not a record of this version of scopeferry"))
                 yield number, found
     except OSError as error:
         raise UsageError(f"cannot read {printable(path)}: {error.strerror}", code="SF-110", path=path) from error
+
+
+def _is_header(found: dict[str, Any]) -> bool:
+    return found.get("format") == FORMAT and found.get("version") == VERSION
 
 
 def lines(path: str) -> Iterator[dict[str, Any]]:
@@ -268,23 +280,20 @@ def check_chain(folder: str) -> list[str]:
     """What does not fit in the chain of generations: one sentence each."""
     problems = []
     before: str | None = None
-    for path in generations(folder):
+    every = generations(folder)
+    for path in every:
         name = os.path.basename(path)
         try:
-            with open_ours(path) as file:
-                header = json.loads(file.readline(MAX_LINE))
-            previous = header.get("previous")
-        except OSError as error:
-            problems.append(f"{name}: cannot be read: {error.strerror}")
-            before = None
-            continue
-        except (ValueError, AttributeError, RecursionError):
-            problems.append(f"{name}: its first line is no header")
-            before = path
-            continue
-        expected = {"name": os.path.basename(before), "sha256": sha256_of(before)} if before else None
-        if previous != expected:
-            problems.append(f"{name}: does not follow {os.path.basename(before) if before else 'nothing'} as it is now")
+            first = next((found for _, found in numbered(path)), None)
+            expected = {"name": os.path.basename(before), "sha256": sha256_of(before)} if before else None
+        except (UsageError, OSError) as error:
+            problems.append(f"{name}: {error}")
+        else:
+            if first is None and path != every[-1]:
+                problems.append(f"{name}: its first line is no header")
+            elif first is not None and _is_header(first) and first.get("previous") != expected:
+                after = os.path.basename(before) if before else "nothing"
+                problems.append(f"{name}: does not follow {after} as it is now")
         before = path
     return problems
 

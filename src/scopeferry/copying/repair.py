@@ -207,7 +207,7 @@ class _One:
         return Outcome(self.key, 0, {}, publish.mark(facts), "no", Healed("metadata"))
 
     def _link(self) -> Upload | Outcome:
-        wanted = self.item.target
+        wanted = self.item.link
         there = self._standing(stat.S_ISLNK)
         if self.item.code == METADATA:
             if self.item.mtime_ns is not None:

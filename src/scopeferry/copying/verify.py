@@ -233,7 +233,7 @@ class _Look:
     def _link(self, facts: os.stat_result) -> None:
         head, _, name = self.key.rpartition("/")
         target = system.read_link(self.there.open(head), name)
-        wanted = self.item.target
+        wanted = self.item.link
         if wanted is not None and target != wanted:
             self.problems.append(
                 (
@@ -248,7 +248,7 @@ class _Look:
 
     def _source_link(self, target: str) -> None:
         head, _, name = self.origin.rpartition("/")
-        wanted = self.item.target
+        wanted = self.item.link
         try:
             found = system.read_link(self.here.open(head), name)
         except (OSError, ScopeferryError):
