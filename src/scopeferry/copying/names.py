@@ -48,7 +48,7 @@ class Rules:
     ``case``: A and a are one name; ``wide_case``: other letters too; ``full_case``: \u00df and ss too. ``forms``:
     composed and decomposed letters are one name. ``forbidden``: characters; ``endings``: last characters. ``reserved``:
     CON, NUL and their kind are devices. ``only``: ``""`` any bytes, ``"utf-8"``, ``"bmp"`` (characters of 16 bits),
-    ``"ascii"``. ``longest``: in UTF-16 units if ``units``, else in bytes.
+    ``"ascii"``. ``longest``: in UTF-16 units if ``units``, else in bytes. ``lacks``: mode, links, hardlinks.
     """
 
     case: bool = False
@@ -62,12 +62,12 @@ class Rules:
     longest: int = LONGEST
     units: bool = False
     mtime_step_ns: int = 1
-    modes: bool = True
+    lacks: frozenset[str] = frozenset()
 
     @property
     def any_name(self) -> bool:
         """Is there nothing to say about names?"""
-        return replace(self, units=False, mtime_step_ns=1, modes=True) == Rules()
+        return replace(self, units=False, mtime_step_ns=1, lacks=frozenset()) == Rules()
 
     def key(self, name: str) -> str:
         """What all names have in common that the destination takes for this one."""
@@ -136,18 +136,18 @@ class Names:
 
     def __init__(self, rules: Rules, *, percent: bool = False) -> None:
         self.rules, self.percent = rules, percent
-        self._decided: dict[str, str] = {}  # path of a twin -> its stored name
-        self._refused: dict[str, str] = {}  # path of a twin -> the name that stands in its way
+        self._decided: dict[str, dict[str, str]] = {}  # folder -> name of a twin -> its stored name
+        self._refused: dict[str, dict[str, str]] = {}  # folder -> name of a twin -> the name that stands in its way
         self._first: dict[str, str] = {}
         self._told: set[str] = set()
 
     def name(self, folder: str, name: str) -> str:
         """The stored name of an entry; raises ItemError, SF-207 or SF-208."""
         path = f"{folder}/{name}" if folder else name
-        if (stored := self._decided.get(path)) is not None:
+        if (stored := self._decided.get(folder, {}).get(name)) is not None:
             return self._fitting(stored, path)
-        if (other := self._refused.get(path)) is not None:
-            message = f"the destination takes this name for another one's: {printable(path)} and {printable(other)}"
+        if (other := self._refused.get(folder, {}).get(name)) is not None:
+            message = f"the destination cannot tell this name from {printable(other)}: {printable(path)}"
             raise ItemError(message, code="SF-208", path=path)
         return self._fitting(self.rules.encoded(name) if self.percent else name, path)
 
@@ -172,8 +172,8 @@ class Names:
     def is_stored(self, prefix: bytes, name: str) -> bool:
         """Is this a name of ours at the destination, for an entry of a source folder with another name?"""
         origin = decoded(name) if self.percent else name
-        key = f"{os.fsdecode(prefix)}{origin}"
-        stored = self._decided.get(key) or (self.rules.encoded(origin) if self.percent else origin)
+        decided = self._decided.get(os.fsdecode(prefix.rstrip(b"/")), {}).get(origin)
+        stored = decided or (self.rules.encoded(origin) if self.percent else origin)
         alike = self.rules.key
         return (origin != name and alike(stored) == alike(name)) or self._first.get(alike(name), name) != name
 
@@ -190,7 +190,6 @@ class Names:
         there? What stands keeps its name; of the others the first in order.
         """
         held = held or {}
-        head = f"{path}/" if path else ""
         groups: dict[str, list[str]] = {}
         self._first = {}
         rules = self.rules
@@ -200,24 +199,28 @@ class Names:
                 groups.setdefault(rules.key(pure), []).append(name)
                 if rules.forms or rules.case:
                     self._first.setdefault(rules.key(pure), name)
-        return self.decide(head, (one for one in groups.values() if len(one) > 1 or one[0] in held), held, stands)
+        return self.decide(path, (one for one in groups.values() if len(one) > 1 or one[0] in held), held, stands)
 
     def decide(
-        self, head: str, groups: Iterable[Sequence[str]], held: Mapping[str, str], stands: Callable[[str], bool] | None
+        self, path: str, groups: Iterable[Sequence[str]], held: Mapping[str, str], stands: Callable[[str], bool] | None
     ) -> dict[str, str]:
-        """As `enter`, of names that are known to be twins; ``head`` is empty or ends with a slash."""
-        found = {}
+        """As `enter`, of the groups of names that the destination would take for one."""
+        found: dict[str, str] = {}
+        refused: dict[str, str] = {}
         for group in groups:
             taken: dict[str, str] = {}
             for name in sorted(group, key=lambda one: (not (stands is not None and stands(one)), os.fsencode(one))):
                 stored = self._choice(name, held, taken)
                 if stored is None:
-                    self._refused[head + name] = head + next(iter(taken.values()))
+                    refused[name] = next(iter(taken.values()))
                     continue
-                taken.setdefault(self.rules.key(stored), name)
-                self._refused.pop(head + name, None)
+                taken[self.rules.key(stored)] = name
                 if stored != (self.rules.encoded(name) if self.percent else name):
-                    self._decided[head + name] = found[name] = stored
+                    found[name] = stored
+        for decisions, new in ((self._decided, found), (self._refused, refused)):
+            decisions.pop(path, None)
+            if new:
+                decisions[path] = new
         return found
 
     def _choice(self, name: str, held: Mapping[str, str], taken: Mapping[str, str]) -> str | None:
@@ -279,9 +282,10 @@ def rules_of(root: str, disk: Disk, records: str, *, ask: bool = True) -> Rules:
 def assumed(disk: Disk) -> Rules:
     """What file systems of this type do."""
     blind = Rules(case=True, wide_case=True, only="utf-8", units=True)
-    windows = replace(blind, forbidden=SUSPECTS, endings=ENDINGS, reserved=True, modes=False)
+    windows = replace(blind, forbidden=SUSPECTS, endings=ENDINGS, reserved=True, lacks=frozenset({"mode"}))
     if disk.type in publish.UNSTEADY:
-        return replace(windows, mtime_step_ns=10_000_000 if disk.type == "exfat" else 2_000_000_000)
+        step_ns = 10_000_000 if disk.type == "exfat" else 2_000_000_000
+        return replace(windows, mtime_step_ns=step_ns, lacks=frozenset({"mode", "links", "hardlinks"}))
     if disk.type in {"ntfs", "refs", "remote", "cifs", "smb3", "smbfs"}:
         return replace(windows, mtime_step_ns=100)
     if disk.type in {"apfs", "hfs"}:
@@ -315,7 +319,8 @@ def _asked(folder: Any) -> Rules:
     fits = _Fitting(folder)
     forbidden = "" if fits(f"a{SUSPECTS}b") else "".join(char for char in SUSPECTS if not fits(f"a{char}b"))
     longest = LONGEST if fits("x" * LONGEST) else _largest(fits)
-    step_ns, modes = _attributes(folder)
+    step_ns, holds_modes = _attributes(folder)
+    held = {"mode": holds_modes, "links": _links(folder), "hardlinks": _hard_links(folder)}
     return Rules(
         case=_same(folder, "casea", "CASEA"),
         wide_case=only != "ascii" and _same(folder, "wide\u00e9", "wide\u00c9"),
@@ -328,7 +333,7 @@ def _asked(folder: Any) -> Rules:
         longest=longest,
         units=only != "ascii" and longest == LONGEST and fits("\u00e9" * 200),
         mtime_step_ns=step_ns,
-        modes=modes,
+        lacks=frozenset(kind for kind, holds in held.items() if not holds),
     )
 
 
@@ -382,6 +387,30 @@ def _same(folder: Any, one: str, other: str) -> bool:
     finally:
         with suppress(OSError):
             system.unlink(folder, one)
+
+
+def _links(folder: Any) -> bool:
+    try:
+        system.make_link("nowhere", folder, "link")
+        return system.read_link(folder, "link") == "nowhere"
+    except OSError:
+        return False
+    finally:
+        with suppress(OSError):
+            system.unlink(folder, "link")
+
+
+def _hard_links(folder: Any) -> bool:
+    try:
+        os.close(system.create_part(folder, "one"))
+        system.hard_link(folder, "one", folder, "other")
+        one, other = system.lstat(folder, "one"), system.lstat(folder, "other")
+    except OSError:
+        return False
+    else:
+        return one.st_ino == other.st_ino
+    finally:
+        _empty(folder)
 
 
 def _largest(fits: _Fitting) -> int:

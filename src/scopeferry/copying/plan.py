@@ -189,7 +189,7 @@ class Plan:
     def _keys(self, merge: _Folder, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """(what the destination takes for the same, name) of all names of a folder too large for memory."""
         key = self.names.key
-        with system.scan(merge.folder) as listing:
+        with self.source.folders() as own, system.scan(own.open(merge.path)) as listing:  # two listings, two descriptors
             for entry in listing:
                 if merge.takes(entry) and (found := key(entry.name)) is not None:
                     yield os.fsencode(found), os.fsencode(entry.name)
@@ -210,7 +210,7 @@ class Plan:
             keep = self.source.keep
             wanted = self.source.attributes(facts)
             store = self.store
-            right = ("mode" not in keep or not store.modes or there.st_mode & 0o7777 == wanted.mode) and (
+            right = ("mode" not in keep or "mode" in store.lacks or there.st_mode & 0o7777 == wanted.mode) and (
                 "times" not in keep or abs(there.st_mtime_ns - mtime_ns) < store.mtime_step_ns
             )
         if known is None or known[1:3] != (mode, mtime_ns) or not (right or known[3]):
@@ -418,7 +418,7 @@ class _Folder:
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
             self.events.append(_note(path, "SF-901", f"skipped, {_kind(mode)}: {printable(path)}", skipped=1))
             return
-        if stat.S_ISLNK(mode) and "links" not in plan.source.keep:
+        if stat.S_ISLNK(mode) and ("links" not in plan.source.keep or "links" in plan.store.lacks):
             self.events.append(_note(path, "SF-904", f"links are not kept: {printable(path)}", lost="links"))
             return
         if publish.part_hash(name) is not None:
@@ -448,7 +448,13 @@ class _Folder:
             self._told_as(path, stored_name)
         if state == states.CONFLICT:
             self.events.append(_failed(path, code, _CONFLICTS[code].format(printable(path))))
-        if kind != states.SYMLINK and facts.st_nlink > 1 and "hardlinks" in plan.source.keep:
+        if kind == states.SYMLINK or facts.st_nlink == 1 or "hardlinks" not in plan.source.keep:
+            return
+        if "hardlinks" in plan.store.lacks:
+            if state == states.COPY:
+                message = f"hard links are not kept: {printable(path)}"
+                self.events.append(_note(path, "SF-904", message, lost="hardlinks"))
+        else:
             plan._has_links = True  # noqa: SLF001
             scratch.add_link(f"{facts.st_dev}:{facts.st_ino}", os.fsencode(path), state)
 

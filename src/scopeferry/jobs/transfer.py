@@ -8,8 +8,6 @@ three more passes. Every promise about one file lives in ``stores/local.py``; ev
 from __future__ import annotations
 
 import os
-import socket
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +17,8 @@ from typing import Any
 from scopeferry.config import TransferSettings, percent
 from scopeferry.copying import manifest, place, record, runs
 from scopeferry.copying.copy import CopyLedger, Order, copy_tasks, link_tasks
+from scopeferry.copying.ends import check_writable, inside, make, resolve
+from scopeferry.copying.finish import refresh_links, set_folder
 from scopeferry.copying.plan import Plan, Totals
 from scopeferry.errors import CODES, Failed, Interrupted, NoSpace, ScopeferryError, Temporary, UsageError
 from scopeferry.jobs import receipts
@@ -28,11 +28,11 @@ from scopeferry.kernel import digest as digests
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
-from scopeferry.kernel.journal import Journal, fingerprint
+from scopeferry.kernel.journal import Journal
 from scopeferry.kernel.publish import Folders, system
 from scopeferry.kernel.run import BATCH_ITEMS, Line, run
 from scopeferry.kernel.task import Control
-from scopeferry.logs import command_line, new_run_id, printable
+from scopeferry.logs import command_line, host, new_run_id, printable
 from scopeferry.reports.progress import Meter
 from scopeferry.sources.tree import Selection, TreeSource
 from scopeferry.stores.local import LocalStore
@@ -88,12 +88,14 @@ class TransferJob:
         self.started = time.monotonic()
         self.result = Result("transfer", run=new_run_id(), source=src, destination=dst)
         self.totals = Totals()
-        self.src, self.dst, self.only, self.names = _resolve(src, dst, parents=settings.parents)
+        self.src, self.dst, self.only, self.names = resolve(src, dst, parents=settings.parents)
         self.result.source = os.path.join(self.src, self.only) if self.only else self.src
         self.result.destination = self.target
         self.place = place.find(self.target, records=settings.records, journal=settings.journal)
-        if _inside(self.src, self.place.records):
-            raise UsageError(f"the source lies in the record folder of the destination: {self.src}", code="SF-113", path=self.src)
+        if inside(self.src, self.place.records):
+            raise UsageError(
+                f"the source lies in the record folder of the destination: {self.src}", code="SF-113", path=self.src
+            )
         self.selection = Selection(settings.select)
         self.journal: Journal | None = None
         self.record: record.Record | None = None
@@ -114,7 +116,7 @@ class TransferJob:
     def run(self) -> Iterator[Event | None]:
         """Do it; yields events, and None as a tick. Raises UsageError before anything is touched."""
         try:
-            _check_writable(self.dst)
+            check_writable(self.dst)
             yield from self._opened()
         except UsageError:
             raise
@@ -131,7 +133,7 @@ class TransferJob:
         if self.settings.dry_run:
             yield from self._rehearse()
             return
-        os.makedirs(self.dst, exist_ok=True) if self.settings.parents else _make(self.dst)
+        os.makedirs(self.dst, exist_ok=True) if self.settings.parents else make(self.dst)
         self.lock = place.Lock(self.place.lock, self.result.run)
         self.lock.acquire()
         self._register()
@@ -173,12 +175,14 @@ class TransferJob:
         store = order.store
         if publish.takes_any_name(store.root, store.disk):
             return order
-        from scopeferry.copying.names import Names, rules_of  # noqa: PLC0415  (local disks need none)
+        from scopeferry.copying.names import Names, rules_of
 
         rules = rules_of(store.root, store.disk, self.place.records, ask=ask)
         if self.only is None and not rules.any_name:
             self.names = Names(rules, percent=self.settings.names == "percent")
-        return replace(order, store=replace(store, mtime_step_ns=rules.mtime_step_ns, modes=rules.modes), names=self.names)
+        return replace(
+            order, store=replace(store, mtime_step_ns=rules.mtime_step_ns, lacks=rules.lacks), names=self.names
+        )
 
     def _order(self, journal: Journal) -> Order:
         settings = self.settings
@@ -209,8 +213,11 @@ class TransferJob:
                 break
             self._check_room(plan)
             if number == 0:
+                rec.hold_room()
                 journal.set(dirty=1)
-            yield Event("found", self.result.run, items=plan.totals.open, bytes=plan.totals.open_bytes, data={"plan": True})
+            yield Event(
+                "found", self.result.run, items=plan.totals.open, bytes=plan.totals.open_bytes, data={"plan": True}
+            )
             yield from self._run(journal, order, ledger, workers)
             if self.control.stopped or not (ledger.changed or ledger.moving):
                 break
@@ -221,7 +228,7 @@ class TransferJob:
         yield from self._set_folders(journal, rec, order)
 
     def _run(self, journal: Journal, order: Order, ledger: CopyLedger, workers: int) -> Iterator[Event | None]:
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  (a rerun with nothing to do needs none)
+        from concurrent.futures import ThreadPoolExecutor
 
         items = max(1, min(BATCH_ITEMS, system.file_limit() // 2 // workers - 8))
         with ThreadPoolExecutor(workers, thread_name_prefix="scopeferry") as executor:
@@ -229,7 +236,7 @@ class TransferJob:
                 line = Line(tasks(journal, order, self.control), ledger)
                 yield from self._take(run([line], executor, slots=workers, control=self.control, batch_items=items))
         if not self.control.stopped:
-            _refresh_links(journal, order)
+            refresh_links(journal, order)
 
     def _stoppable(self, events: Iterator[Event | None]) -> Iterator[Event | None]:
         """Raise the reason to stop between two of them."""
@@ -322,7 +329,11 @@ class TransferJob:
         disk = order.store.disk
         noted = journal.get("mount")
         if noted and noted != disk.point and not record.generations(self.place.records) and not os.listdir(self.dst):
-            raise Temporary(f"{self.dst} used to lie on what is mounted at {noted}, which is not there now", code="SF-323", path=self.dst)
+            raise Temporary(
+                f"{self.dst} used to lie on what is mounted at {noted}, which is not there now",
+                code="SF-323",
+                path=self.dst,
+            )
         if noted != disk.point:
             journal.set(mount=disk.point, destination=os.fsencode(self.target))
 
@@ -334,7 +345,9 @@ class TransferJob:
                 what = f"damaged, set aside as {journal.rebuilt}" if journal.rebuilt else "not there"
                 self.result.add("SF-907", self.place.journal, f"the journal was {what}: rebuilt from the records")
             elif journal.rebuilt:
-                self.result.add("SF-907", self.place.journal, f"the journal was damaged, set aside as {journal.rebuilt}")
+                self.result.add(
+                    "SF-907", self.place.journal, f"the journal was damaged, set aside as {journal.rebuilt}"
+                )
         else:
             record.catch_up(self.place.records, journal)
 
@@ -354,14 +367,16 @@ class TransferJob:
                 path = os.fsdecode(prefix).rstrip("/")
                 try:
                     stored = path if self.names is None else self.names.path(path)
-                    lost = _set_folder(order, here, there, path, stored)
+                    lost = set_folder(order, here, there, path, stored)
                 except (OSError, ScopeferryError) as error:
                     self._folder_failed(path, error)
                     continue
                 for kind in lost:
                     self._lost(path, kind)
                 done.append(prefix)
-                rec.entry(path, "folder", "copied", mode=mode, mtime_ns=mtime_ns, stored=stored if stored != path else None)
+                rec.entry(
+                    path, "folder", "copied", mode=mode, mtime_ns=mtime_ns, stored=stored if stored != path else None
+                )
                 yield None
         if done:
             rec.flush()
@@ -435,7 +450,7 @@ class TransferJob:
     def _header(self) -> dict[str, Any]:
         settings = self.settings
         return {
-            "run": self.result.run, "tool": _version(), "command": command_line("scopeferry", "transfer", self.result.source, self.result.destination), "host": socket.gethostname(), "user": _user(),
+            "run": self.result.run, "tool": _version(), "command": command_line("scopeferry", "transfer", self.result.source, self.result.destination), "host": host(), "user": _user(),
             "system": sys.platform, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "sources": [self.result.source],
             "destination": self.result.destination, "digests": list(self.digests), "verify": settings.verify,
             "keep": sorted(settings.keep), "include": [glob for kind, glob in settings.select if kind == "include"],
@@ -456,7 +471,7 @@ class TransferJob:
 
     def _rehearse(self) -> Iterator[Event | None]:
         """What would be done, with a temporary journal; nothing else is written."""
-        import tempfile  # noqa: PLC0415
+        import tempfile
 
         with tempfile.TemporaryDirectory(prefix="scopeferry-") as folder:
             path = os.path.join(folder, "journal.sqlite")
@@ -495,7 +510,12 @@ class TransferJob:
         with Folders(parent) as folders:
             free, _ = system.room(folders.root)
         need = int(plan.totals.room * MARGIN)
-        self.result.details["plan"] = {"open": plan.totals.open, "bytes": plan.totals.open_bytes, "need_bytes": need, "free_bytes": free}
+        self.result.details["plan"] = {
+            "open": plan.totals.open,
+            "bytes": plan.totals.open_bytes,
+            "need_bytes": need,
+            "free_bytes": free,
+        }
         if need > free:
             raise NoSpace(f"{parent} has {free:,} bytes free, {need:,} are needed", code="SF-311", path=parent)
 
@@ -526,156 +546,10 @@ class TransferJob:
             ended(self.registration, self.result)
 
 
-def _resolve(src: str, dst: str, *, parents: bool) -> tuple[str, str, str | None, Any]:
-    """(source root, destination root, name of the one file or None, how names are mapped). Nothing is made."""
-    try:
-        found = os.stat(src)
-    except OSError as error:
-        raise UsageError(f"source is not there: {printable(src)}", code="SF-101", path=src) from error
-    src = os.path.realpath(src)
-    dst = os.path.realpath(dst)
-    if stat.S_ISREG(found.st_mode):
-        return _resolve_file(src, dst, parents=parents)
-    if not stat.S_ISDIR(found.st_mode):
-        raise UsageError(f"neither a folder nor a regular file: {printable(src)}", code="SF-112", path=src)
-    if os.path.exists(dst) and not os.path.isdir(dst):
-        raise UsageError(f"the source is a folder, the destination is a file: {printable(dst)}", code="SF-112", path=dst)
-    _check_parent(dst, parents=parents)
-    _check_apart(src, dst)
-    return src, dst, None, None
-
-
-def _resolve_file(src: str, dst: str, *, parents: bool) -> tuple[str, str, str, Any]:
-    name = os.path.basename(src)
-    target = os.path.join(dst, name) if os.path.isdir(dst) else dst
-    folder = os.path.dirname(target)
-    if os.path.exists(target) and os.path.samefile(src, target):
-        raise UsageError(f"source and destination are the same file: {printable(src)}", code="SF-104", path=src)
-    if not os.path.isdir(folder) and not parents:
-        raise UsageError(f"the folder of the destination is not there: {printable(folder)}", code="SF-102", path=folder)
-    return os.path.dirname(src), folder, name, OneName(name, os.path.basename(target))
-
-
-class OneName:
-    """The one file of a source, under its name at the destination."""
-
-    def __init__(self, name: str, stored: str) -> None:
-        self.one, self.stored = name, stored
-
-    def name(self, _folder: str, name: str) -> str:
-        """The stored name of an entry."""
-        return self.stored if name == self.one else name
-
-    def path(self, path: str) -> str:
-        """The stored path of a folder."""
-        return path
-
-    def full(self, key: str) -> str:
-        """The stored path of an item."""
-        return self.stored if key == self.one else key
-
-    def is_stored(self, _prefix: bytes, name: str) -> bool:
-        """Is this a name of ours at the destination?"""
-        return name == self.stored
-
-
-def _check_parent(dst: str, *, parents: bool) -> None:
-    parent = os.path.dirname(dst)
-    if not os.path.isdir(parent) and not parents:
-        raise UsageError(f"the parent folder of the destination is not there: {printable(parent)}", code="SF-102", path=parent)
-
-
-def _check_apart(src: str, dst: str) -> None:
-    """Neither may lie in the other, by path or by device and inode (bind mounts, links)."""
-    here = os.stat(src)
-    if os.path.isdir(dst) and os.path.samestat(here, os.stat(dst)):
-        raise UsageError(f"source and destination are the same folder: {printable(dst)}", code="SF-104", path=dst)
-    if _inside(dst, src):
-        raise UsageError(f"the destination lies in the source: {printable(dst)}", code="SF-103", path=dst)
-    if os.path.isdir(dst) and _inside(src, dst):
-        raise UsageError(f"the source lies in the destination: {printable(src)}", code="SF-103", path=src)
-
-
-def _inside(path: str, folder: str) -> bool:
-    """Is `path` below `folder`, or is it?"""
-    if (path + os.sep).startswith(folder.rstrip(os.sep) + os.sep):
-        return True
-    try:
-        wanted = os.stat(folder)
-    except OSError:
-        return False
-    at = path
-    while True:
-        try:
-            if os.path.samestat(os.stat(at), wanted):
-                return True
-        except OSError:
-            pass
-        up = os.path.dirname(at)
-        if up == at:
-            return False
-        at = up
-
-
-def _check_writable(dst: str) -> None:
-    existing = dst
-    while not os.path.isdir(existing):
-        existing = os.path.dirname(existing)
-    if not os.access(existing, os.W_OK | os.X_OK) and os.stat(existing).st_uid != getattr(os, "geteuid", int)():
-        raise Failed(f"no permission to write {printable(existing)}", code="SF-301", path=existing)
-    if hasattr(os, "statvfs") and os.statvfs(existing).f_flag & getattr(os, "ST_RDONLY", 1):
-        raise Failed(f"read-only file system: {printable(existing)}", code="SF-301", path=existing)
-
-
-def _make(dst: str) -> None:
-    try:
-        os.mkdir(dst, 0o777)
-    except FileExistsError:
-        return
-
-
-def _set_folder(order: Order, here: Folders, there: Folders, path: str, stored: str) -> list[str]:
-    from scopeferry.stores.local import apply_attributes, lost_times  # noqa: PLC0415
-
-    folder = here.open(path)
-    facts = system.folder_stat(folder)
-    wanted = order.source.attributes(facts, order.source.kept_xattrs(folder))
-    copy = there.open(stored, make=True)
-    lost = apply_attributes(copy, wanted)
-    found = lost_times(system.folder_stat(copy), wanted, order.store.mtime_step_ns)
-    return lost + [kind for kind in found if kind not in lost]
-
-
-def _refresh_links(journal: Journal, order: Order) -> None:
-    """A link changes the change time of its inode: the rows of all its names are written again, or a rerun would read them."""
-    with Folders(order.store.root) as there:
-        leaders = set()
-        for (folder, name), leader in journal.details("leader").items():
-            leaders.add(leader)
-            _refresh(journal, order, there, folder + name)
-        for leader in leaders:
-            _refresh(journal, order, there, leader)
-
-
-def _refresh(journal: Journal, order: Order, there: Folders, path: bytes) -> None:
-    row = journal.row(path)
-    if row is None or row.state != states.DONE or not order.store.disk.steady:
-        return
-    try:
-        head, _, name = (str if order.names is None else order.names.full)(os.fsdecode(path)).rpartition("/")
-        entry = system.lstat(there.open(head), name)
-    except (OSError, ScopeferryError):
-        return
-    stored = fingerprint(entry.st_ino, entry.st_ctime_ns, entry.st_size)
-    if stored != row.stored and entry.st_nlink > 1:
-        folder = path[: len(path) - len(row.name)]
-        journal.settle([(folder, row._replace(stored=stored), {})])
-
-
 def _limit(bytes_per_s: float | None) -> Callable[[int], float] | None:
     if bytes_per_s is None:
         return None
-    from scopeferry.kernel.rate import TokenBucket  # noqa: PLC0415
+    from scopeferry.kernel.rate import TokenBucket
 
     return TokenBucket(bytes_per_s)
 
@@ -697,13 +571,13 @@ def _state(result: Result) -> str:
 
 
 def _version() -> str:
-    from scopeferry import __version__  # noqa: PLC0415
+    from scopeferry import __version__
 
     return f"scopeferry {__version__}"
 
 
 def _user() -> str:
-    import getpass  # noqa: PLC0415
+    import getpass
 
     try:
         return getpass.getuser()

@@ -87,7 +87,7 @@ class LocalStore:
     ``digests``: the first is the working digest. ``holes``: leave holes as holes. ``flush_whole``: one flush for a batch is
     allowed (the source is finished, or lies on another file system). ``identity``: (device, inode) that the root must have.
     ``records``: where what is replaced is set aside. ``attempt``: 8 hex digits in the temporary names of this run.
-    ``mtime_step_ns``, ``modes``: what the file system holds of times and modes.
+    ``mtime_step_ns``: the step of its times. ``lacks``: kinds of ``--keep`` that the file system does not have.
     """
 
     root: str
@@ -99,7 +99,7 @@ class LocalStore:
     records: str = ""
     attempt: str = "00000000"
     mtime_step_ns: int = 1
-    modes: bool = True
+    lacks: frozenset[str] = frozenset()
 
     # -- Store -----------------------------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class LocalStore:
                     batch = _Batch(self, folders, prove, control)
                     found = batch.put([uploads[i] for i in pending])
             except ScopeferryError as error:  # stopped, or patience is over
-                found = dict.fromkeys(range(len(pending)), error)  # type: ignore[arg-type]
+                found = dict.fromkeys(range(len(pending)), error)
             except OSError as error:
                 found = dict.fromkeys(range(len(pending)), self.translated(error, self.root))
             again, waits = [], 0.0
@@ -133,7 +133,11 @@ class LocalStore:
                     again.append(index)
                     waits = max(waits, wait)
             pending = again
-            self._wait(control, [answer for answer in found.values() if isinstance(answer, ItemError)] if pending else [], waits)
+            self._wait(
+                control,
+                [answer for answer in found.values() if isinstance(answer, ItemError)] if pending else [],
+                waits,
+            )
         return [answers[index] for index in range(len(uploads))]
 
     def open(self, key: str) -> Reader:
@@ -232,9 +236,11 @@ class LocalStore:
             self._wait_for_root(control)
 
     def _wait_for_root(self, control: Control) -> None:
-        error = Temporary(f"destination is gone: {self.root}", code="SF-323", path=self.root)
+        error: ScopeferryError = Temporary(f"destination is gone: {self.root}", code="SF-323", path=self.root)
         if os.path.isdir(self.root) and self.disk.steady and publish.disk(self.root).point == self.disk.point:
-            error = Failed(f"another folder stands where the destination was: {self.root}", code="SF-303", path=self.root)
+            error = Failed(
+                f"another folder stands where the destination was: {self.root}", code="SF-303", path=self.root
+            )
         control.wait_for("destination", self.present, control.patience_gone_s, error)
         control.done_waiting("destination")
 
@@ -267,7 +273,9 @@ class LocalStore:
         if code in system.GONE or not self.present():
             return GoneError(f"destination is gone at {shown}: {error.strerror}", path=path)
         if code in system.BAD_NAME:
-            return ItemError(f"the destination cannot hold this name: {shown}: {error.strerror}", code="SF-207", path=path)
+            return ItemError(
+                f"the destination cannot hold this name: {shown}: {error.strerror}", code="SF-207", path=path
+            )
         if code == errno.EFBIG:
             return ItemError(f"larger than the destination's file system allows: {shown}", code="SF-209", path=path)
         if code == errno.EROFS:
@@ -284,14 +292,16 @@ def _another_try(error: ScopeferryError, tries: int) -> float | None:
     if isinstance(error, FullError | GoneError):
         return 0.0
     if isinstance(error, ProofError | FlushError):
-        return 0.0 if tries < 2 else None  # noqa: PLR2004
+        return 0.0 if tries < 2 else None
     return None
 
 
 def _with_attempts(entry: Entry, attempts: int) -> Entry:
     if attempts == 1:
         return entry
-    return Entry(entry.key, entry.mark, entry.digests, entry.source, entry.read_back, attempts, entry.lost, entry.attributes)
+    return Entry(
+        entry.key, entry.mark, entry.digests, entry.source, entry.read_back, attempts, entry.lost, entry.attributes
+    )
 
 
 def buffer() -> memoryview:
@@ -563,7 +573,10 @@ class _Batch:
         key = f"{part.folder}/{part.name}" if part.folder else part.name
         lost = part.lost
         if part.fd >= 0 and part.attributes is not None:
-            lost = [*lost, *(kind for kind in lost_times(entry, part.attributes, self.store.mtime_step_ns) if kind not in lost)]
+            lost = [
+                *lost,
+                *(kind for kind in lost_times(entry, part.attributes, self.store.mtime_step_ns) if kind not in lost),
+            ]
         mark = publish.mark(entry, steady=self.store.disk.steady)
         return Entry(key, mark, part.digests, part.source, part.read_back, 1, tuple(lost), part.attributes)
 
@@ -707,7 +720,9 @@ class StoredFile:
             fd = system.open_source(folders.open(head), name)
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.EMLINK}:
-                raise Refused(f"a link stands where a file should be: {printable(key)}", code="SF-502", path=key) from error
+                raise Refused(
+                    f"a link stands where a file should be: {printable(key)}", code="SF-502", path=key
+                ) from error
             raise
         file = cls(fd, key)
         if not stat.S_ISREG(file.stat.st_mode):
@@ -742,7 +757,12 @@ class StoredFile:
 
     def attributes(self) -> Attributes:
         """Mode, time and xattrs as they are."""
-        return Attributes(self.stat.st_mode & 0o7777, self.stat.st_mtime_ns, (self.stat.st_uid, self.stat.st_gid), system.xattrs(self.fd))
+        return Attributes(
+            self.stat.st_mode & 0o7777,
+            self.stat.st_mtime_ns,
+            (self.stat.st_uid, self.stat.st_gid),
+            system.xattrs(self.fd),
+        )
 
     def check(self) -> Mark:
         """The mark, if nobody wrote the file since it was opened; raises SourceChanged."""
