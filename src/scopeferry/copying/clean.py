@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scopeferry.copying import record
-from scopeferry.copying.listing import BAD, CHECK, GOOD, HEALED, Item, Listing, split
+from scopeferry.copying.listing import CHECK, GOOD, HEALED, Item, Listing, split
 from scopeferry.copying.record import FOLDER, Record, path_json
-from scopeferry.copying.verify import METADATA
 from scopeferry.errors import ItemError, Refused, ScopeferryError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
@@ -174,7 +173,7 @@ class SourceItem:
 def source_tasks(source: TreeSource, copies: Sequence[Copy], needed: int, control: Control) -> Iterator[SourceItem]:
     """All files and links that some copy holds, each once."""
     for number, copy in enumerate(copies):
-        for item in copy.listing.items(GOOD, BAD, kinds=(states.FILE, states.HARDLINK, states.SYMLINK)):
+        for item in copy.listing.items(kinds=(states.FILE, states.HARDLINK, states.SYMLINK)):
             if control.stopped:
                 return
             path = item.origin
@@ -183,7 +182,7 @@ def source_tasks(source: TreeSource, copies: Sequence[Copy], needed: int, contro
             wants = []
             for one in copies[number:]:
                 found = item if one is copy else one.listing.of_source(path)
-                if found is not None and (found.state == GOOD or found.code == METADATA):
+                if found is not None:
                     wants.append(Want(found, one.device, _noted(one.journal, found)))
             if wants:
                 yield SourceItem(source, os.fsdecode(path), tuple(wants), needed)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scopeferry.copying.record import Record, path_json
-from scopeferry.errors import ItemError, Refused, ScopeferryError, SourceChanged, Temporary
+from scopeferry.errors import Refused, ScopeferryError, SourceChanged, Temporary
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
 from scopeferry.kernel.digest import Digests
@@ -90,7 +90,11 @@ class CopyItem:
         """Copy or compare them all; one answer for each."""
         order = tasks[0].order
         answers = _run(tasks, control)
-        lost = [i for i, answer in enumerate(answers) if isinstance(answer, Failure) and answer.code in {"SF-202", "SF-204", "SF-205"}]
+        lost = [
+            i
+            for i, answer in enumerate(answers)
+            if isinstance(answer, Failure) and answer.code in {"SF-202", "SF-204", "SF-205"}
+        ]
         if lost and not order.source.present():  # the source is gone, not its files: wait, and try these again
             error = Temporary(f"source is gone: {order.source.root}", code="SF-322", path=order.source.root)
             try:
@@ -206,12 +210,16 @@ class _Comparison:
                 return self._upload(there, "replaced", was=self._digest_was())
             damaged = source is None or row.digest in {None, source[was_algorithm]}
             note = f"healed: {printable(self.key)} differed at the destination; what was found is in {order.set_aside}"
-            return self._upload(there, "repaired" if damaged else "replaced", was=self._hex(found), heal=True, note=note)
+            return self._upload(
+                there, "repaired" if damaged else "replaced", was=self._hex(found), heal=True, note=note
+            )
         if mark is None:
             mark, attributes = self._source_now()
         entry_mark, lost = order.store.set_right(self.there, self.stored, attributes or Attributes())
         action = "adopted" if state == states.JUDGE or row.digest is None else "checked"
-        digests = {name: source[name] for name in order.store.digests} if source is not None else {working: wanted or b""}
+        digests = (
+            {name: source[name] for name in order.store.digests} if source is not None else {working: wanted or b""}
+        )
         copied = Copied(action, mark, 1, lost, attributes, stored=self._elsewhere())
         return Outcome(self.key, row.size, digests, entry_mark, read_back, copied)
 
@@ -244,7 +252,9 @@ class _Comparison:
             with StoredFile.open(self.there, self.stored) as file:
                 digests = file.digest(algorithms, self.control)
                 if file.check()[:2] != (file.stat.st_ino, there.size):
-                    raise SourceChanged(f"changed at the destination while it was read: {printable(self.key)}", path=self.key)
+                    raise SourceChanged(
+                        f"changed at the destination while it was read: {printable(self.key)}", path=self.key
+                    )
                 kind = self.order.store.disk.read_back
                 return digests, "memory" if kind == "storage" and file.memory else kind
         except OSError as error:
@@ -254,7 +264,9 @@ class _Comparison:
         """Other content stands there, and we did not put it there."""
         policy = self.order.policy
         if policy == "refuse":
-            raise Refused(f"other content stands at the destination: {printable(self.key)}", code="SF-501", path=self.key)
+            raise Refused(
+                f"other content stands at the destination: {printable(self.key)}", code="SF-501", path=self.key
+            )
         if policy == "keep-both":
             return self._upload(None, "copied", beside=True, note=f"kept both: {printable(self.key)}")
         if found is None:
@@ -265,7 +277,14 @@ class _Comparison:
     # -- what is sent -------------------------------------------------------------------------------------------------------
 
     def _upload(
-        self, expected: Mark | None, action: str, *, was: str | None = None, heal: bool = False, beside: bool = False, note: str | None = None
+        self,
+        expected: Mark | None,
+        action: str,
+        *,
+        was: str | None = None,
+        heal: bool = False,
+        beside: bool = False,
+        note: str | None = None,
     ) -> tuple[Upload, dict[str, Any]]:
         order, key = self.order, self.key
         named = None
@@ -274,7 +293,9 @@ class _Comparison:
             named = lambda digest: beside_name(name, digest)  # noqa: E731
         self.ahead.begin(key)
         ahead = self.ahead
-        upload = Upload(self.stored, lambda: ahead.open(key), expected, set_aside=order.set_aside if heal else None, named=named)
+        upload = Upload(
+            self.stored, lambda: ahead.open(key), expected, set_aside=order.set_aside if heal else None, named=named
+        )
         if order.source.disk.steady:
             begun = time.time_ns()
             upload.settled = lambda mark: self._settled(mark, begun)
@@ -316,10 +337,15 @@ class _Comparison:
             copied = Copied("adopted", source, 1, (), attributes, target=target, stored=self._elsewhere())
             return Outcome(self.key, 0, {}, mark, "no", copied)
         if row.state == states.JUDGE and order.policy != "replace":
-            raise Refused(f"another link stands at the destination: {printable(self.key)}", code="SF-501", path=self.key)
+            raise Refused(
+                f"another link stands at the destination: {printable(self.key)}", code="SF-501", path=self.key
+            )
         if row.state == states.REPLACE:
             self._still(there)
-        return Upload(self.stored, target=target, attributes=attributes, expected=there), {**facts, "action": "replaced"}
+        return Upload(self.stored, target=target, attributes=attributes, expected=there), {
+            **facts,
+            "action": "replaced",
+        }
 
     # -- what stands there now ----------------------------------------------------------------------------------------------
 
@@ -332,15 +358,23 @@ class _Comparison:
         except OSError as error:
             raise self.order.store.translated(error, self.stored) from error
         if not kind(entry.st_mode):
-            raise Refused(f"something of another kind stands at the destination: {printable(self.key)}", code="SF-502", path=self.key)
+            raise Refused(
+                f"something of another kind stands at the destination: {printable(self.key)}",
+                code="SF-502",
+                path=self.key,
+            )
         return publish.mark(entry, steady=self.order.store.disk.steady)
 
     def _still(self, there: Mark) -> None:
         """Is what stands there what the plan saw?"""
         steady = self.order.store.disk.steady
         seen = fingerprint(there.inode, there.ctime_ns, there.size) if steady else fingerprint(0, 0, there.size)
-        if seen != self.row.stored or there.mtime_ns != (self.row.mtime_ns if self.row.stored_mtime_ns is None else self.row.stored_mtime_ns):
-            raise Refused(f"somebody wrote this at the destination meanwhile: {printable(self.key)}", code="SF-501", path=self.key)
+        if seen != self.row.stored or there.mtime_ns != (
+            self.row.mtime_ns if self.row.stored_mtime_ns is None else self.row.stored_mtime_ns
+        ):
+            raise Refused(
+                f"somebody wrote this at the destination meanwhile: {printable(self.key)}", code="SF-501", path=self.key
+            )
 
     def _digest_was(self) -> str | None:
         if self.row.digest is None:
@@ -371,7 +405,9 @@ class LinkItem:
     key: str
     row: Row
     leader: str
-    twin: int | None = None  # inode and size of what may be replaced: its change time moves when the leader's copy is made
+    twin: int | None = (
+        None  # inode and size of what may be replaced: its change time moves when the leader's copy is made
+    )
 
     @property
     def revision(self) -> str:
@@ -385,7 +421,10 @@ class LinkItem:
 
     def expected(self, there: Mark | None) -> Mark | None:
         """What may be replaced, if that is what stands there: ours, as the plan saw it."""
-        if there is None or (fingerprint(there.inode, 0, there.size), there.mtime_ns) != (self.twin, self.row.stored_mtime_ns):
+        if there is None or (fingerprint(there.inode, 0, there.size), there.mtime_ns) != (
+            self.twin,
+            self.row.stored_mtime_ns,
+        ):
             return None
         return there
 
@@ -406,7 +445,9 @@ class LinkItem:
                 try:
                     control.check()
                     stored = stored_as(task.key)
-                    mark = order.store.link(there, stored_as(task.leader), stored, task.expected(order.store.entry(stored)))
+                    mark = order.store.link(
+                        there, stored_as(task.leader), stored, task.expected(order.store.entry(stored))
+                    )
                     source = Mark(0, task.row.size, task.row.mtime_ns, 0)
                     copied = Copied("copied", source, stored=stored if stored != task.key else None)
                     answers.append(Outcome(task.key, task.row.size, {}, mark, "no", copied))
@@ -454,7 +495,9 @@ class CopyLedger:
 
     def settle(self, results: Sequence[Result]) -> list[Event]:
         """Write down what became of these tasks; the events that tell it."""
-        events, rows, folders = [], [], set()
+        events: list[Event] = []
+        rows: list[tuple[bytes, Row, dict[str, Any]]] = []
+        folders: set[bytes] = set()
         now = time.time()
         for task, answer in results:
             assert isinstance(task, CopyItem | LinkItem)
@@ -472,7 +515,9 @@ class CopyLedger:
             folders.add(folder)
             rows.append((folder, *self._done(task, answer, now)))
             payload: Copied = answer.payload
-            events.append(Event("done", self.run, task.key, 1, answer.size, _told(payload, answer.read_back, task), now))
+            events.append(
+                Event("done", self.run, task.key, 1, answer.size, _told(payload, answer.read_back, task), now)
+            )
         self.record.flush()
         if rows:
             self.journal.touch(folders)
@@ -487,8 +532,8 @@ class CopyLedger:
         linked = isinstance(task, LinkItem)
         digest, digests = answer.digests.get(order.store.digests[0]), answer.digests
         details: dict[str, Any] = {}
-        if linked:
-            digest, digests, details = self._leader_digest(task)  # type: ignore[arg-type]
+        if isinstance(task, LinkItem):
+            digest, digests = self._leader_digest(task)
         for name in order.store.digests[1:]:
             if name in digests:
                 details[f"digest:{name}"] = digests[name]
@@ -496,7 +541,11 @@ class CopyLedger:
             details["as"] = os.fsencode(copied.stored)
         elif copied.action == "replaced":
             details["as"] = None
-        stored = fingerprint(mark.inode, mark.ctime_ns, mark.size) if order.store.disk.steady else fingerprint(0, 0, mark.size)
+        stored = (
+            fingerprint(mark.inode, mark.ctime_ns, mark.size)
+            if order.store.disk.steady
+            else fingerprint(0, 0, mark.size)
+        )
         new = Row(
             row.name, row.kind, states.DONE, source.size if not linked else row.size, source.mtime_ns,
             row.source if linked else fingerprint(source.inode, source.ctime_ns) if steady else fingerprint(0, 0), stored,
@@ -505,7 +554,7 @@ class CopyLedger:
         self._write_line(task, answer, copied, digests, now)
         return new, details
 
-    def _leader_digest(self, task: LinkItem) -> tuple[bytes | None, dict[str, bytes], dict[str, Any]]:
+    def _leader_digest(self, task: LinkItem) -> tuple[bytes | None, dict[str, bytes]]:
         leader = self.journal.row(os.fsencode(task.leader))
         digest = leader.digest if leader is not None else None
         digests = {self.order.store.digests[0]: digest} if digest else {}
@@ -514,9 +563,11 @@ class CopyLedger:
             found = self.journal.detail(head + b"/" if head else b"", name, f"digest:{algorithm}")
             if found:
                 digests[algorithm] = found
-        return digest, digests, {}  # type: ignore[return-value]
+        return digest, digests
 
-    def _write_line(self, task: CopyItem | LinkItem, answer: Outcome, copied: Copied, digests: dict[str, bytes], now: float) -> None:
+    def _write_line(
+        self, task: CopyItem | LinkItem, answer: Outcome, copied: Copied, digests: dict[str, bytes], now: float
+    ) -> None:
         kind = "hardlink" if isinstance(task, LinkItem) else "link" if copied.target is not None else "file"
         more = ""
         attributes = copied.attributes
@@ -524,9 +575,11 @@ class CopyLedger:
             if attributes.mode is not None:
                 more += f', "mode": {attributes.mode}'
             if attributes.xattrs:
-                import base64  # noqa: PLC0415
+                import base64
 
-                more += f', "xattrs": {json.dumps({k: base64.b64encode(v).decode() for k, v in attributes.xattrs.items()})}'
+                more += (
+                    f', "xattrs": {json.dumps({k: base64.b64encode(v).decode() for k, v in attributes.xattrs.items()})}'
+                )
         for key, value in (("was", copied.was), ("target", copied.target), ("stored", copied.stored)):
             if value is not None:
                 more += f', "{key}": {json.dumps(value)}'
@@ -544,9 +597,13 @@ class CopyLedger:
         )
 
     def _failed(self, task: CopyItem | LinkItem, failure: Failure) -> Event:
-        action = {"SF-201": "changed", "SF-202": "vanished"}.get(failure.code, "conflict" if failure.code.startswith("SF-5") else "failed")
+        action = {"SF-201": "changed", "SF-202": "vanished"}.get(
+            failure.code, "conflict" if failure.code.startswith("SF-5") else "failed"
+        )
         if _state_after(failure) is not None or action == "changed":
-            self.record.entry(task.key, "file", action, size=task.row.size, problem={"code": failure.code, "message": failure.message})
+            self.record.entry(
+                task.key, "file", action, size=task.row.size, problem={"code": failure.code, "message": failure.message}
+            )
         data = {"code": failure.code, "message": failure.message, "hint": failure.hint}
         return Event("failed", self.run, task.key, 1, task.row.size, data)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import time
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Any
 from scopeferry.errors import Temporary, UsageError
 from scopeferry.kernel import publish
 from scopeferry.kernel.publish import system
+from scopeferry.logs import host
 
 HEARTBEAT_S = 30
 SILENCE_S = 600
@@ -56,7 +56,13 @@ def find(dst: str, *, records: str | None = None, journal: str | None = None, st
     journal = os.path.abspath(journal) if journal else os.path.join(state, "journals", f"{name}.sqlite")
     if publish.disk(_existing(journal)).network:
         raise UsageError(f"the journal would lie on a network file system: {journal}", code="SF-107", path=journal)
-    return Place(dst, os.path.abspath(records) if records else home, os.path.join(home, "lock"), journal, "" if records else elsewhere)
+    return Place(
+        dst,
+        os.path.abspath(records) if records else home,
+        os.path.join(home, "lock"),
+        journal,
+        "" if records else elsewhere,
+    )
 
 
 def _beside(dst: str, state: str) -> tuple[str, str]:
@@ -79,9 +85,17 @@ def _beside(dst: str, state: str) -> tuple[str, str]:
 
 
 def _writable(folder: str, parent: str) -> bool:
-    if os.path.isdir(folder):
-        return os.access(folder, os.W_OK | os.X_OK)
+    if os.path.isdir(folder):  # a record that lies there is the record, also on a disk that is mounted for reading only
+        return os.access(folder, os.W_OK | os.X_OK) or _holds_records(folder)
     return os.access(_existing(parent), os.W_OK | os.X_OK)
+
+
+def _holds_records(folder: str) -> bool:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return False
+    return any(name.startswith("manifest.") or name.endswith(".jsonl") for name in names)
 
 
 def _is_zarr(folder: str) -> bool:
@@ -107,7 +121,9 @@ class Lock:
     def acquire(self) -> None:
         """Take it; raises Temporary (SF-321) naming host, pid and start of the run that holds it."""
         os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        self._fd = os.open(
+            self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0), 0o600
+        )
         try:
             mine = system.lock(self._fd)
         except OSError:
@@ -145,13 +161,15 @@ class Lock:
             self._fd = -1
 
     def _write(self) -> None:
-        facts = {"host": socket.gethostname(), "pid": os.getpid(), "run": self.run, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        facts = {"host": host(), "pid": os.getpid(), "run": self.run, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         os.ftruncate(self._fd, 0)
         system.write_at(self._fd, json.dumps(facts).encode(), 0)
 
     def _held(self, holder: dict[str, Any]) -> Temporary:
         who = f"pid {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('started', '?')}"
-        return Temporary(f"another run works on this destination: {who}", code="SF-321", path=os.path.dirname(self.path))
+        return Temporary(
+            f"another run works on this destination: {who}", code="SF-321", path=os.path.dirname(self.path)
+        )
 
     def _acquire_by_heartbeat(self) -> None:
         import threading  # noqa: PLC0415

@@ -17,6 +17,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NamedTuple
 
@@ -26,8 +27,9 @@ from scopeferry.errors import UsageError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.digest import ALGORITHMS
 from scopeferry.kernel.journal import Journal, Row
-from scopeferry.logs import printable
+from scopeferry.logs import command_line, host, printable
 
+RESERVE, RESERVE_BYTES = "reserve", 1 << 20
 FORMAT = "scopeferry-record"
 VERSION = 1
 STANDS = {
@@ -117,7 +119,13 @@ class Record:
         if self._lines and self._file is None:
             self._begin()
         if self._lines:
-            self._write(("\n".join(self._lines) + "\n").encode())
+            data = ("\n".join(self._lines) + "\n").encode()
+            try:
+                self._write(data)
+            except OSError:
+                if not self.give_up_room():
+                    raise
+                self._write(data)
             self._lines = []
 
     def _write(self, data: bytes) -> None:
@@ -133,6 +141,24 @@ class Record:
             os.ftruncate(fd, size)
             raise
 
+    def hold_room(self) -> None:
+        """Take room until `close`, to be given up when the disk is full: what was published is still written down."""
+        self.give_up_room()
+        with suppress(OSError, AttributeError):
+            fd = os.open(os.path.join(self.folder, RESERVE), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, RESERVE_BYTES)
+            finally:
+                os.close(fd)
+
+    def give_up_room(self) -> bool:
+        """Free that room; False if there was none."""
+        try:
+            os.unlink(os.path.join(self.folder, RESERVE))
+        except OSError:
+            return False
+        return True
+
     def begin(self) -> None:
         """Begin the generation though it has no entries yet, and have it flushed."""
         if self._file is None:
@@ -144,11 +170,11 @@ class Record:
         if self.begun:
             self.add(json.dumps({"end": True, **facts}))
             self.flush()
-            self._file.close()
-            self._file = None
+            self.close()
 
     def close(self) -> None:
         """Close the file as it is; twice is harmless."""
+        self.give_up_room()
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -171,7 +197,6 @@ def header(
 ) -> dict[str, Any]:
     """The first line of a generation that another job than a copy writes."""
     import getpass
-    import socket
     import sys
     import time
 
@@ -182,8 +207,8 @@ def header(
     except (KeyError, OSError, ImportError):
         user = "?"
     return {
-        "run": run, "job": job, "tool": f"scopeferry {__version__}", "command": " ".join(sys.argv),
-        "host": socket.gethostname(),
+        "run": run, "job": job, "tool": f"scopeferry {__version__}", "host": host(),
+        "command": command_line("scopeferry", job, *([source] if source else []), destination),
         "user": user, "system": sys.platform, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "sources": [] if source is None else [source], "destination": destination, "digests": list(digests),
         "keep": [*KEEP_DEFAULT, "owner"], **more,

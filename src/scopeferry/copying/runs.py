@@ -1,4 +1,4 @@
-"""Every run registers: one small file ``<state>/runs/<run id>.json``, so that `status` finds it, also when it is killed.
+"""Every run registers: one small file ``<state>/runs/<run id>.json``, so that `status` finds it, even if killed.
 
 The run holds a lock on its own entry for as long as it lives, taken before the entry gets its name. So a reader can
 tell *running* from *dead* without touching the lock of the destination, which a run that begins might want just then.
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from scopeferry.copying import place
 from scopeferry.kernel.publish import system
+from scopeferry.logs import host
 
 KEPT = 1000
 MAX_BYTES = 1 << 20
@@ -34,7 +34,7 @@ class Registration:
         self.facts = {
             "run": run,
             "state": "running",
-            "host": socket.gethostname(),
+            "host": host(),
             "pid": os.getpid(),
             "cwd": _cwd(),
             "started": time.time(),
@@ -114,7 +114,7 @@ def _alive(fd: int, facts: dict[str, Any]) -> bool:
             return not system.lock(fd, shared=True)
     except OSError:
         pass
-    if facts.get("host") != socket.gethostname() or os.name != "posix":
+    if facts.get("host") != host() or os.name != "posix":
         return True  # nothing here can tell
     try:
         os.kill(int(facts.get("pid", -1)), 0)

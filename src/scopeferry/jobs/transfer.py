@@ -403,6 +403,7 @@ class TransferJob:
             self._add(error)
         elif isinstance(error, OSError):
             self._add(self._system_error(error))
+        rec.give_up_room()
         try:
             if not rec.begun and self.result.ok and record.last_end(self.place.records).get("state") != "complete":
                 rec.begin()  # what an earlier run left undone is done now: that is worth a generation of its own

@@ -78,6 +78,6 @@ def in_sample(path: bytes, percent: float) -> bool:
     >>> sum(in_sample(b"%d" % n, 10) for n in range(10_000)) // 100
     10
     """
-    import hashlib  # noqa: PLC0415  (7 ms; only samples need it)
+    import hashlib
 
     return int.from_bytes(hashlib.sha256(path).digest()[:8]) < percent / 100 * 2**64

@@ -142,9 +142,13 @@ class Journal:
             if version == 0 and not db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
                 self._create(db)
             elif application != APPLICATION_ID:
-                raise UsageError(f"not a journal of scopeferry: {self.path}", code="SF-108", hint="name another file with --journal")
+                raise UsageError(
+                    f"not a journal of scopeferry: {self.path}", code="SF-108", hint="name another file with --journal"
+                )
             elif version > VERSION:
-                raise UsageError(f"journal {self.path} has schema {version}, this scopeferry knows {VERSION}", code="SF-108")
+                raise UsageError(
+                    f"journal {self.path} has schema {version}, this scopeferry knows {VERSION}", code="SF-108"
+                )
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("SELECT * FROM items LIMIT 1").fetchone()
             db.execute("SELECT * FROM meta LIMIT 1").fetchone()
@@ -157,7 +161,9 @@ class Journal:
         self.fresh = True
         db.execute("PRAGMA page_size=8192")
         db.execute("PRAGMA journal_mode=WAL")
-        db.executescript(f"BEGIN; {_SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={VERSION}; COMMIT;")
+        db.executescript(
+            f"BEGIN; {_SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={VERSION}; COMMIT;"
+        )
         with suppress(OSError):
             os.chmod(self.path, 0o600)
 
@@ -251,7 +257,11 @@ class Journal:
     def count(self, path: bytes) -> int:
         """How many rows a folder has."""
         folder = self.folder_id(path)
-        return 0 if folder is None else self._db.execute("SELECT COUNT(*) FROM items WHERE folder=?", (folder,)).fetchone()[0]
+        return (
+            0
+            if folder is None
+            else self._db.execute("SELECT COUNT(*) FROM items WHERE folder=?", (folder,)).fetchone()[0]
+        )
 
     def rows(self, path: bytes, names: Iterable[bytes]) -> dict[bytes, tuple[Any, ...]]:
         """The rows of these names of a folder, as plain tuples."""
@@ -286,7 +296,13 @@ class Journal:
     # -- plan, settle --------------------------------------------------------------------------------------------------
 
     def plan(
-        self, path: bytes, entries: Iterable[Row], *, mode: int | None = None, mtime_ns: int | None = None, touched: bool = False
+        self,
+        path: bytes,
+        entries: Iterable[Row],
+        *,
+        mode: int | None = None,
+        mtime_ns: int | None = None,
+        touched: bool = False,
     ) -> None:
         """What the walk found in one folder, merged with what stands: rows DONE or open. Call `commit` after some folders."""
         self._begin()
@@ -298,7 +314,8 @@ class Journal:
                 (mode, mtime_ns, touched, folder, mode, mtime_ns, touched),
             )
         self._db.executemany(
-            f"INSERT OR REPLACE INTO items (folder, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", ((folder, *row) for row in entries)
+            f"INSERT OR REPLACE INTO items (folder, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            ((folder, *row) for row in entries),
         )
 
     def forget(self, path: bytes, names: Iterable[bytes]) -> None:
@@ -330,12 +347,18 @@ class Journal:
         with self._writing():
             for path, row, details in results:
                 folder = self.folder_id(path, make=True)
-                self._db.execute(f"INSERT OR REPLACE INTO items (folder, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", (folder, *row))
+                self._db.execute(
+                    f"INSERT OR REPLACE INTO items (folder, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", (folder, *row)
+                )
                 for key, value in details.items():
                     if value is None:
-                        self._db.execute("DELETE FROM details WHERE folder=? AND name=? AND key=?", (folder, row.name, key))
+                        self._db.execute(
+                            "DELETE FROM details WHERE folder=? AND name=? AND key=?", (folder, row.name, key)
+                        )
                     else:
-                        self._db.execute("INSERT OR REPLACE INTO details VALUES (?,?,?,?)", (folder, row.name, key, value))
+                        self._db.execute(
+                            "INSERT OR REPLACE INTO details VALUES (?,?,?,?)", (folder, row.name, key, value)
+                        )
 
     def note(self, key: str, found: Iterable[tuple[bytes, bytes, Any]]) -> None:
         """Set one detail of items that the journal knows: (folder path, name, value), in one transaction."""
@@ -381,7 +404,9 @@ class Journal:
     def detail(self, path: bytes, name: bytes, key: str) -> Any:
         """One detail of one item, or None."""
         folder = self.folder_id(path)
-        row = self._db.execute("SELECT value FROM details WHERE folder=? AND name=? AND key=?", (folder, name, key)).fetchone()
+        row = self._db.execute(
+            "SELECT value FROM details WHERE folder=? AND name=? AND key=?", (folder, name, key)
+        ).fetchone()
         return None if row is None else row[0]
 
     def open_rows(self, states: tuple[int, ...]) -> Iterator[tuple[bytes, Row]]:
@@ -442,7 +467,9 @@ class Journal:
             yield from emit(stack[-1][0], None)
 
     def _names(self, folder: int) -> Iterator[tuple[Any, ...]]:
-        return self._paged(f"SELECT {_COLUMNS} FROM items WHERE folder={folder} AND name > ? ORDER BY name LIMIT ?", b"")
+        return self._paged(
+            f"SELECT {_COLUMNS} FROM items WHERE folder={folder} AND name > ? ORDER BY name LIMIT ?", b""
+        )
 
     def _paged(self, sql: str, start: bytes) -> Iterator[tuple[Any, ...]]:
         size = 100
@@ -509,7 +536,9 @@ class Scratch:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         db.execute("PRAGMA temp_store=FILE")
-        db.execute("CREATE TEMP TABLE IF NOT EXISTS links (inode TEXT, path BLOB, state INTEGER, PRIMARY KEY (inode, path)) WITHOUT ROWID")
+        db.execute(
+            "CREATE TEMP TABLE IF NOT EXISTS links (inode TEXT, path BLOB, state INTEGER, PRIMARY KEY (inode, path)) WITHOUT ROWID"
+        )
         db.execute("CREATE TEMP TABLE IF NOT EXISTS names (name BLOB PRIMARY KEY) WITHOUT ROWID")
         db.execute("CREATE TEMP TABLE IF NOT EXISTS keys (key BLOB, name BLOB, PRIMARY KEY (key, name)) WITHOUT ROWID")
 
@@ -586,7 +615,9 @@ class _Transaction:
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    return any(word in str(error) for word in ("malformed", "not a database", "no such table", "no such column", "disk image"))
+    return any(
+        word in str(error) for word in ("malformed", "not a database", "no such table", "no such column", "disk image")
+    )
 
 
 def _translated(error: sqlite3.Error, path: str) -> Exception:

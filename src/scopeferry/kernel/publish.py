@@ -36,7 +36,21 @@ FEW = 64  # folders kept open by one `Folders`
 #: The file systems whose inodes, change times and `syncfs` are what they say.
 KERNEL_LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"}
 #: Local ones where a flush is asked for file by file.
-OTHER_LOCAL = {"tmpfs", "ramfs", "zfs", "overlay", "apfs", "hfs", "ntfs", "ntfs3", "refs", "bcachefs", "ufs", "jfs", "reiserfs"}
+OTHER_LOCAL = {
+    "tmpfs",
+    "ramfs",
+    "zfs",
+    "overlay",
+    "apfs",
+    "hfs",
+    "ntfs",
+    "ntfs3",
+    "refs",
+    "bcachefs",
+    "ufs",
+    "jfs",
+    "reiserfs",
+}
 #: Local ones that make up inode numbers at each mount.
 UNSTEADY = {"vfat", "msdos", "exfat", "fat32", "fat"}
 NETWORK = {
@@ -141,7 +155,7 @@ def part_hash(name: str) -> str | None:
     if name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX):
         middle = name[len(PART_PREFIX) : -len(PART_SUFFIX)]
         first, _, second = middle.partition("-")
-        if len(first) == 16 and len(second) == 8 and not set(first + second) - set("0123456789abcdef"):  # noqa: PLR2004
+        if len(first) == 16 and len(second) == 8 and not set(first + second) - set("0123456789abcdef"):
             return first
     return None
 
@@ -249,7 +263,10 @@ def publish(folder: Folder, part: str, name: str, expected: Mark | None, path: s
             system.rename(folder, part, name)
             return
         was = system.lstat(folder, part)
-        if (was.st_size, was.st_mtime_ns) != (expected.size, expected.mtime_ns) or expected.inode not in {0, was.st_ino}:
+        if (was.st_size, was.st_mtime_ns) != (expected.size, expected.mtime_ns) or expected.inode not in {
+            0,
+            was.st_ino,
+        }:
             system.exchange(folder, part, name)
             raise Refused(f"somebody wrote this at the destination meanwhile: {path}", code="SF-501", path=path)
         system.unlink(folder, part)
@@ -261,7 +278,9 @@ def _expect(folder: Folder, name: str, expected: Mark, path: str) -> None:
     try:
         entry = system.lstat(folder, name)
     except FileNotFoundError as error:
-        raise ItemError(f"vanished at the destination while it was to be replaced: {path}", code="SF-211", path=path) from error
+        raise ItemError(
+            f"vanished at the destination while it was to be replaced: {path}", code="SF-211", path=path
+        ) from error
     if stat.S_ISDIR(entry.st_mode):
         raise Refused(f"a folder stands where a file should be: {path}", code="SF-502", path=path)
     if mark(entry, steady=expected.inode != 0) != expected:

@@ -83,10 +83,12 @@ def run_batch(tasks: Sequence[Task], control: Control) -> list[Outcome | Failure
     try:
         answers = type(tasks[0]).run_batch(tasks, control)
     except Exception as error:  # a bug: named, never swallowed
-        import traceback  # noqa: PLC0415
+        import traceback
 
         message = f"{type(error).__name__}: {error}"
-        answers = [Failure(task.key, "SF-302", message, payload={"traceback": traceback.format_exc()}) for task in tasks]
+        answers = [
+            Failure(task.key, "SF-302", message, payload={"traceback": traceback.format_exc()}) for task in tasks
+        ]
         control.stop(Failed(f"internal error at {tasks[0].key}: {message}", code="SF-302", path=tasks[0].key))
     return answers
 

@@ -76,7 +76,9 @@ class Control:
     is gone and for room at the destination; all workers share one waiting period, so that n of them never wait n times.
     """
 
-    def __init__(self, *, patience_gone_s: float = 3600, patience_full_s: float = 60, limit: Callable[[int], float] | None = None):
+    def __init__(
+        self, *, patience_gone_s: float = 3600, patience_full_s: float = 60, limit: Callable[[int], float] | None = None
+    ):
         self.patience_gone_s = patience_gone_s
         self.patience_full_s = patience_full_s
         self.copied = 0

@@ -237,7 +237,10 @@ class Selection:
         """Is this folder walked? Only an exclude that no later include can undo keeps the walk out."""
         matches = [include for include, _, regex in self._rules if regex.fullmatch(path)]
         last_include = max((n for n, (include, _, _) in enumerate(self._rules) if include), default=-1)
-        excluded_at = max((n for n, (include, _, regex) in enumerate(self._rules) if not include and regex.fullmatch(path)), default=-1)
+        excluded_at = max(
+            (n for n, (include, _, regex) in enumerate(self._rules) if not include and regex.fullmatch(path)),
+            default=-1,
+        )
         return not matches or matches[-1] or excluded_at < last_include
 
 

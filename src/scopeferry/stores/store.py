@@ -58,7 +58,7 @@ class Prove:
 
     def wants(self, key: bytes) -> bool:
         """Is this item to be read back?"""
-        return self.percent >= 100 or (self.percent > 0 and in_sample(key, self.percent))  # noqa: PLR2004
+        return self.percent >= 100 or (self.percent > 0 and in_sample(key, self.percent))
 
 
 @dataclass(slots=True)

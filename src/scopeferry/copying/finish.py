@@ -1,0 +1,49 @@
+"""What is set right when all files are there: folders, and the rows of hard links."""
+
+from __future__ import annotations
+
+import os
+
+from scopeferry.copying.copy import Order
+from scopeferry.errors import ScopeferryError
+from scopeferry.kernel import journal as states
+from scopeferry.kernel.journal import Journal, fingerprint
+from scopeferry.kernel.publish import Folders, system
+from scopeferry.stores.local import apply_attributes, lost_times
+
+
+def set_folder(order: Order, here: Folders, there: Folders, path: str, stored: str) -> list[str]:
+    """Give a folder of the copy what its source has, making it if need be; the kinds that were lost."""
+    folder = here.open(path)
+    facts = system.folder_stat(folder)
+    wanted = order.source.attributes(facts, order.source.kept_xattrs(folder))
+    copy = there.open(stored, make=True)
+    lost = apply_attributes(copy, wanted)
+    found = lost_times(system.folder_stat(copy), wanted, order.store.mtime_step_ns)
+    return lost + [kind for kind in found if kind not in lost]
+
+
+def refresh_links(journal: Journal, order: Order) -> None:
+    """A link changes the change time of its inode: the rows of all its names are written again, or a rerun would read them."""
+    with Folders(order.store.root) as there:
+        leaders = set()
+        for (folder, name), leader in journal.details("leader").items():
+            leaders.add(leader)
+            _refresh(journal, order, there, folder + name)
+        for leader in leaders:
+            _refresh(journal, order, there, leader)
+
+
+def _refresh(journal: Journal, order: Order, there: Folders, path: bytes) -> None:
+    row = journal.row(path)
+    if row is None or row.state != states.DONE or not order.store.disk.steady:
+        return
+    try:
+        head, _, name = (str if order.names is None else order.names.full)(os.fsdecode(path)).rpartition("/")
+        entry = system.lstat(there.open(head), name)
+    except (OSError, ScopeferryError):
+        return
+    stored = fingerprint(entry.st_ino, entry.st_ctime_ns, entry.st_size)
+    if stored != row.stored and entry.st_nlink > 1:
+        folder = path[: len(path) - len(row.name)]
+        journal.settle([(folder, row._replace(stored=stored), {})])
