@@ -246,12 +246,13 @@ def test_a_real_full_disk_then_more_room_then_the_same_command(ferry, on_tmpfs):
     out = on_tmpfs(
         "size=16m",
         """
-        ( while [ "$(ls "$D/copy" 2>/dev/null | wc -l)" -lt 3 ]; do sleep 0.01; done
-          head -c 15m /dev/zero > "$D/foreign" || true ) &
+        ( while [ "$(find "$D/copy" -type f 2>/dev/null | wc -l)" -lt 9 ]; do sleep 0.01; done
+          head -c $(( $(df --output=avail -k "$D" | tail -n 1) - 300 ))k /dev/zero > "$D/foreign" || true ) &
         run '{"patience_s": 0.3, "limit": 5000000, "workers": 1}' && exit 9 || test $? = 7
         wait
         test -z "$(find "$D/copy" -name '.sf-*')"
         for f in $(cd "$D/copy" && find . -type f); do cmp "$S/$f" "$D/copy/$f"; done
+        test "$(wc -l < "$D/copy.scopeferry/manifest.xxh128")" = "$(find "$D/copy" -type f | wc -l)"
         ( cd "$D/copy" && xxhsum -c --quiet ../copy.scopeferry/manifest.xxh128 )
         mount -i -t tmpfs -o remount,size=64m tmpfs "$D"
         run
@@ -259,6 +260,25 @@ def test_a_real_full_disk_then_more_room_then_the_same_command(ferry, on_tmpfs):
         """,
     )
     assert '"SF-313"' in out
+    assert out.strip().endswith("}"), "rsync has nothing to say"
+
+
+def test_a_disk_so_full_that_the_record_has_no_room_either(ferry, on_tmpfs):
+    random_tree(ferry.src, files=40, folders=3, size=600_000, seed=7)
+    out = on_tmpfs(
+        "size=16m",
+        """
+        ( while [ "$(find "$D/copy" -type f 2>/dev/null | wc -l)" -lt 9 ]; do sleep 0.01; done
+          timeout 3 sh -c 'while :; do head -c 15m /dev/zero >> "$D/foreign"; done' 2>/dev/null ) &
+        run '{"patience_s": 0.3, "limit": 5000000, "workers": 1}' && exit 9 || test $? = 7
+        wait
+        for f in $(cd "$D/copy" && find . -type f); do cmp "$S/$f" "$D/copy/$f"; done
+        rm "$D/foreign"
+        run
+        rsync -aHAXn --checksum --itemize-changes "$S/" "$D/copy/"
+        ( cd "$D/copy" && xxhsum -c --quiet ../copy.scopeferry/manifest.xxh128 )
+        """,
+    )
     assert out.strip().endswith("}"), "rsync has nothing to say"
 
 
