@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 
 from scopeferry.cli.console import Console
 from scopeferry.cli.options import Parser
@@ -28,16 +27,23 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Show it."""
-    from scopeferry.config import flag, whole
-
-    try:
-        job = importlib.import_module("scopeferry.jobs.demo")
-    except ModuleNotFoundError as error:
-        raise UsageError("this scopeferry has no demo", hint="scopeferry --help") from error
     from scopeferry.cli.face import last_words
+    from scopeferry.cli.signals import stopping
+    from scopeferry.config import flag, whole
+    from scopeferry.jobs.demo import demo
+    from scopeferry.kernel.task import Control
+    from scopeferry.logs import printable
 
     seed, speed = flag("--seed", args.seed, whole), flag("--speed", args.speed, _number)
-    result = job.demo(args.to, seed=seed, speed=speed, say=None if args.quiet or args.json else console.data)
+
+    def say(line: str) -> None:
+        console.data(printable(line))
+        console.out.flush()
+
+    control = Control()
+    shown = None if args.quiet or args.json else say
+    with stopping(control):
+        result = demo(args.to, seed=seed, speed=speed, say=shown, control=control)
     return last_words(console, result, as_json=args.json)
 
 

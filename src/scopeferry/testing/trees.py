@@ -133,14 +133,13 @@ def random_tree(
 def flip(path: str | os.PathLike[str], offset: int = 0, *, bit: int = 1) -> None:
     """Flip one bit of a file and put its modification time back: damage that neither size nor time shows."""
     before = os.stat(path)
-    fd = os.open(path, os.O_RDWR)
-    try:
-        (old,) = os.pread(fd, 1, offset)
-        os.pwrite(fd, bytes([old ^ bit]), offset)
-        os.fsync(fd)
-        os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
-    finally:
-        os.close(fd)
+    with open(path, "r+b", buffering=0) as file:
+        file.seek(offset)
+        (old,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([old ^ bit]))
+        os.fsync(file.fileno())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def rewrite(path: str | os.PathLike[str], data: bytes, *, keep_time: bool = False) -> None:

@@ -1,0 +1,166 @@
+"""Where a demo plays: a folder, real commands below it, each in a process of its own, and checks of what came of them.
+
+A check is made by looking, with SHA-256 and `lstat`; what a command says is believed only where nobody can look. The
+state of the commands lies in the folder too, and settings of the user do not reach them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scopeferry.errors import Failed
+from scopeferry.kernel import publish
+from scopeferry.kernel.task import Control
+from scopeferry.testing.leash import leashed
+from scopeferry.testing.runs import Seen, look
+
+PATIENCE_S = 120.0  # a command that takes longer hangs
+POLL_S = 0.01
+STATE, OUTPUT = "state", "output"
+STATE_VARIABLES = ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "LOCALAPPDATA", "APPDATA", "PROGRAMDATA")
+
+
+class Broken(Failed):
+    """A check failed: what should be shown is not so."""
+
+    default = "SF-306"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. The sentence says what must be so, and holds nothing that differs between runs."""
+
+    name: str
+    sentence: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A command that has ended: its exit code, what it wrote, and with ``--json`` its envelope."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def envelope(self) -> Mapping[str, Any]:
+        """The object on stdout; empty if there is none."""
+        try:
+            found = json.loads(self.out)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """(code, path) of each problem in the envelope."""
+        return [(problem["code"], problem["path"]) for problem in self.envelope.get("problems", ())]
+
+
+@dataclass(slots=True)
+class Stage:
+    """The folder with a source and a copy, how things are shown there, and what was checked so far."""
+
+    folder: str
+    source_name: str
+    copy_name: str
+    say: Callable[[str], object]
+    control: Control
+    checks: list[Check] = field(default_factory=list)
+    ran: int = 0
+    _same_inode: bool = True
+
+    def __post_init__(self) -> None:
+        self._same_inode = publish.disk(self.folder).steady
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    def at(self, path: str) -> str:
+        """A path below the folder."""
+        return os.path.join(self.folder, *path.split("/"))
+
+    def source(self) -> dict[str, Seen]:
+        """What the source holds now."""
+        return look(self.at(self.source_name))
+
+    def copy(self) -> dict[str, Seen]:
+        """What the copy holds now, temporary files too."""
+        return look(self.at(self.copy_name))
+
+    def both(self) -> tuple[dict[str, Seen], dict[str, Seen]]:
+        """What source and copy hold now."""
+        return self.source(), self.copy()
+
+    def arrived(self) -> int:
+        """How many files bear their final names at the copy; none is read."""
+        walked = os.walk(self.at(self.copy_name))
+        return sum(not is_part(name) for _, _, names in walked for name in names)
+
+    def untouched(self, before: Mapping[str, Seen], after: Mapping[str, Seen]) -> bool:
+        """Is everything that was there before still the same thing? Links and folders are not asked for their times."""
+        return all(self._thing(seen) == self._thing(after.get(path)) for path, seen in before.items())
+
+    def _thing(self, seen: Seen | None) -> tuple[Any, ...] | None:
+        if seen is None or not seen.is_file:
+            return seen and seen[:1]
+        return seen if self._same_inode else seen[:3]
+
+    # -- what happens ----------------------------------------------------------------------------------------------
+
+    def check(self, name: str, sentence: str, ok: bool) -> None:
+        """Note a check and show it; raises Broken if it failed."""
+        self.checks.append(Check(name, sentence, ok))
+        self.say(f"   {'ok ' if ok else 'NO '} {sentence}")
+        if not ok:
+            raise Broken(f"check '{name}' failed: {sentence}", hint=f"look at what is left in {self.folder}")
+
+    def run(self, *words: str, until: Callable[[], bool] | None = None, data: bool = False) -> Ran:
+        """Run ``scopeferry WORDS...`` to its end, or kill it as soon as `until` says so.
+
+        Its last line is shown, and with `data` what it writes to stdout. Raises Broken if it hangs, and the reason why
+        `control` was stopped.
+        """
+        self.say(f"   $ scopeferry {' '.join(words)}")
+        self.ran += 1
+        path = os.path.join(self.at(OUTPUT), f"{self.ran}-{words[0]}")
+        with open(f"{path}.out", "w+b") as out, open(f"{path}.err", "w+b") as err:
+            code = self._wait(words, until, stdout=out, stderr=err)
+            ran = Ran(code, _text(out), _text(err))
+        for line in [*(ran.out.splitlines() if data else ()), *(ran.err.splitlines()[-1:] if until is None else ())]:
+            self.say(f"     {line}")
+        return ran
+
+    def _wait(self, words: Sequence[str], until: Callable[[], bool] | None, **streams: Any) -> int:
+        patience = time.monotonic() + PATIENCE_S
+        with leashed(words, cwd=self.folder, env=self._environment(), **streams) as child:
+            while child.poll() is None:
+                self.control.check()
+                if until is not None and until():
+                    child.kill()
+                elif time.monotonic() > patience:
+                    raise Broken(f"{words[0]} has not ended within {PATIENCE_S:.0f} s")
+                else:
+                    self.control.sleep(POLL_S)
+            return int(child.returncode)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SCOPEFERRY_")}
+        state = dict.fromkeys(STATE_VARIABLES, self.at(STATE))
+        return {**kept, **state, "PYTHONIOENCODING": "utf-8:backslashreplace", "NO_COLOR": "1"}
+
+
+def is_part(path: str) -> bool:
+    """Is it a temporary file of a copy?"""
+    name = path.rpartition("/")[2]
+    return name.startswith(publish.PART_PREFIX) and name.endswith(publish.PART_SUFFIX)
+
+
+def _text(file: Any) -> str:
+    file.seek(0)
+    return str(file.read().decode("utf-8", "backslashreplace"))
