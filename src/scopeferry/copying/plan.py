@@ -23,15 +23,16 @@ from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
 from scopeferry.kernel.journal import DONE, HALF, INODE, MASK, SIZE, TIME, Journal, Row, fingerprint
-from scopeferry.kernel.publish import Folders, system
+from scopeferry.kernel.publish import LARGE, Folders, system
 from scopeferry.logs import printable
 from scopeferry.sources.tree import OURS, Selection, TreeSource
-from scopeferry.stores.local import LARGE, LocalStore
+from scopeferry.stores.local import LocalStore
 
 NOTHING = fingerprint(0, 0)  # where inode and change time are no evidence
 CHUNK = 4096  # entries of a folder in memory at a time
 SHORT = 40  # bytes of a name that every file system holds
 POLICIES = ("refuse", "replace", "keep-both")
+MAYBE_BESIDE = {states.JUDGE, states.CONFLICT, states.CHECK, states.CHECK_STORED}  # a twin of equal size and time, too
 
 
 @dataclass(slots=True)
@@ -439,7 +440,7 @@ class _Folder:
             return
         kind = states.SYMLINK if stat.S_ISLNK(mode) else states.FILE
         state, code = self._verdict(facts, source, old, there, stored_name)
-        if old is not None and old.digest is not None and state in {states.JUDGE, states.CONFLICT} and plan.policy != "replace":
+        if old is not None and old.digest is not None and state in MAYBE_BESIDE and plan.policy != "replace":
             state, code, there = self._beside(facts, source, old, raw) or (state, code, there)
         if old is not None and old.kind == states.HARDLINK and kind == states.FILE and state == states.DONE:
             kind = states.HARDLINK

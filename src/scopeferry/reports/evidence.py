@@ -33,6 +33,7 @@ AGREED = {
 }
 MOVED = ("copied", "replaced", "repaired")
 SETTLED = ("adopted", "checked")
+MINOR = {"SF-404", "SF-405"}  # differences that say nothing about content
 
 
 def last_line(envelope: Mapping[str, Any]) -> str:
@@ -104,7 +105,7 @@ def _deciding(envelope: Mapping[str, Any]) -> Mapping[str, str] | None:
     """The problem that gives the exit code: the first with the lowest code, so content comes before its times."""
     code = envelope["exit_code"]
     found = (problem for problem in envelope.get("problems", ()) if CODES[problem["code"]][0] == code)
-    return min(found, key=lambda problem: problem["code"], default=None)
+    return min(found, key=lambda problem: (problem["code"] in MINOR, problem["code"]), default=None)
 
 
 def _counted(envelope: Mapping[str, Any]) -> bool:
