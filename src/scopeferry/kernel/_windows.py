@@ -539,19 +539,22 @@ def read_into(fd: int, buffer: Any, offset: int) -> int:
     Without buffering the offset, the length and the place in memory must be multiples of a sector, so all reads go
     through an aligned block of this thread.
     """
-    import io
-
     view = memoryview(buffer)
     skip = offset % _SECTOR
     wanted = min(len(view), _BLOCK)
     length = -(-(skip + wanted) // _SECTOR) * _SECTOR
     block = _aligned()[:length]
-    with _Native(""), io.FileIO(fd, "rb", closefd=False) as file:
-        os.lseek(fd, offset - skip, os.SEEK_SET)
-        got = (file.readinto(block) or 0) - skip
-    got = max(0, min(got, wanted))
+    got = max(0, min(_read(fd, block, offset - skip) - skip, wanted))
     view[:got] = block[skip : skip + got]
     return got
+
+
+def _read(fd: int, block: memoryview, offset: int) -> int:
+    import io
+
+    with _Native(""), io.FileIO(fd, "rb", closefd=False) as file:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return file.readinto(block) or 0
 
 
 def _aligned() -> memoryview:
