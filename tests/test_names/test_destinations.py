@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scopeferry import transfer
+from scopeferry import repair, transfer, verify
 from scopeferry.copying import names
 from scopeferry.kernel import publish
 from scopeferry.kernel.publish import Disk
@@ -304,3 +304,20 @@ def test_a_name_too_long_for_a_folder_that_is_yet_to_be_made(tmp_path, monkeypat
     result = transfer(src, dst)
     assert failed(result) == {"new/" + "x" * 200: "SF-207"}
     assert result.bytes == 1
+
+
+def test_what_it_could_not_hold_is_no_difference_later(mounted, tmp_path):
+    src = tree(tmp_path / "src", {"A/x": "1", "a/x": "2", "B": "3", "b": "4", "100%41": "5"})
+    for path in (*src.rglob("*"), src):
+        os.utime(path, ns=(ODD_NS, ODD_NS))
+    dst = mounted.point / "dst"
+    assert transfer(src, dst, names="percent").exit_code == 0
+    mounted.again()
+    assert verify(dst).exit_code == 0
+    assert verify(dst, src).exit_code == 0
+    (dst / "%62").write_text("!")
+    assert failed(verify(dst)) == {"%62": "SF-401"}
+    assert repair(src, dst).exit_code == 0
+    assert (dst / "%62").read_text() == "4"
+    result = transfer(src, dst, names="percent")
+    assert (result.exit_code, result.copied, result.skipped + result.checked) == (0, 0, 5), result.problems
