@@ -33,9 +33,9 @@ FILE = "scopeferry.toml"
 PREFIX = "SCOPEFERRY_"
 NOT_SETTINGS = {"SCOPEFERRY_REQUIRE", "SCOPEFERRY_SAMPLES", "SCOPEFERRY_EXENGINE_SRC"}  # read by the tests
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_DURATION = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?"
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?(?:/s)?")
+_SIZE = r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?(?:/s)?"
 _SIZE_POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -100,7 +100,7 @@ def duration_s(text: str) -> float:
     >>> duration_s("5m"), duration_s("500ms")
     (300.0, 0.5)
     """
-    match = _DURATION.fullmatch(text.strip())
+    match = re.fullmatch(_DURATION, text.strip())
     if match is None:
         raise UsageError(f"not a duration: {text!r} (500ms, 10s, 5m, 2h, 30d)", code="SF-105")
     return float(match[1]) * _DURATION_S[match[2]]
@@ -112,7 +112,7 @@ def size_bytes(text: str) -> int:
     >>> size_bytes("50MB"), size_bytes("1MiB")
     (50000000, 1048576)
     """
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip())
     if match is None:
         raise UsageError(f"not a size: {text!r} (50MB, 1GiB)", code="SF-105")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** _SIZE_POWER[match[2].upper()])

@@ -17,6 +17,15 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(3).hex()}"
 
 
+def host() -> str:
+    """The name of this machine."""
+    if hasattr(os, "uname"):
+        return os.uname().nodename
+    import socket  # costs more than all that a rerun with nothing to do needs
+
+    return socket.gethostname()
+
+
 def printable(text: str | bytes) -> str:
     r"""Text for a terminal, a log, a mail: control characters and bytes that are not UTF-8 are escaped.
 

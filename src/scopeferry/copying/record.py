@@ -10,12 +10,12 @@ another machine and the three-way comparison. Records are untrusted: paths are c
 
 from __future__ import annotations
 
-import base64
 import errno
 import json
 import os
 import re
 import stat
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from json.encoder import encode_basestring_ascii as quoted
@@ -85,7 +85,7 @@ def path_json(path: str) -> str:
     try:
         path.encode()
     except UnicodeEncodeError:
-        return f'"path_b64": "{base64.b64encode(os.fsencode(path)).decode()}"'
+        return f'"path_b64": "{b2a_base64(os.fsencode(path), newline=False).decode()}"'
     return f'"path": {quoted(path)}'
 
 
@@ -406,6 +406,11 @@ def _kept(header: dict[str, Any]) -> frozenset[str]:
     return frozenset(keep)
 
 
+def _lost_time(lost: Sequence[Any]) -> bool:
+    """Could the destination not hold the whole time?"""
+    return any(kind == "times" or str(kind).startswith("mtime below") for kind in lost)
+
+
 def _standing(entry: dict[str, Any], working: str, keep: frozenset[str]) -> Standing:
     kind = _KINDS.get(_text(entry, "kind") or "file", states.FILE)
     path = _path(entry, "path", root=kind == FOLDER)
@@ -419,7 +424,7 @@ def _standing(entry: dict[str, Any], working: str, keep: frozenset[str]) -> Stan
         mode &= 0o1777
     return Standing(
         path, stored, kind, _text(entry, "action") or "", _number(entry, "size", 0) or 0, mtime_ns or 0,
-        mtime_ns if "times" in keep and "times" not in lost else None, mode, _target(entry),
+        mtime_ns if "times" in keep and not _lost_time(lost) else None, mode, _target(entry),
         _xattrs(entry) if "xattrs" not in lost and "acl" not in lost else None, _digests(entry),
         _text(entry, "read_back") or "no", _time(entry), _path(entry, "leader") if "leader" in entry else None, working,
     )  # fmt: skip
@@ -427,7 +432,7 @@ def _standing(entry: dict[str, Any], working: str, keep: frozenset[str]) -> Stan
 
 def _path(entry: dict[str, Any], key: str, *, root: bool = False) -> bytes:
     if f"{key}_b64" in entry:
-        raw = base64.b64decode(entry[f"{key}_b64"], validate=True)
+        raw = a2b_base64(entry[f"{key}_b64"], strict_mode=True)
     else:
         raw = os.fsencode(entry[key])
     return raw if root and not raw else check_path(raw)
@@ -470,7 +475,7 @@ def _xattrs(entry: dict[str, Any]) -> dict[str, str] | None:
     for name, value in found.items():
         if b"\0" in os.fsencode(name) or not isinstance(value, str):
             raise ValueError("xattrs has a NUL or no text in it")
-        base64.b64decode(value, validate=True)
+        a2b_base64(value, strict_mode=True)
     return found
 
 

@@ -12,13 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scopeferry.config import TransferSettings, percent
 from scopeferry.copying import manifest, place, record, runs
-from scopeferry.copying.copy import CopyLedger, Order, copy_tasks, link_tasks
 from scopeferry.copying.ends import check_writable, inside, make, resolve
-from scopeferry.copying.finish import refresh_links, set_folder
+from scopeferry.copying.order import Order
 from scopeferry.copying.plan import Plan, Totals
 from scopeferry.errors import CODES, Failed, Interrupted, NoSpace, ScopeferryError, Temporary, UsageError
 from scopeferry.jobs import receipts
@@ -30,13 +29,15 @@ from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
 from scopeferry.kernel.journal import Journal
 from scopeferry.kernel.publish import Folders, system
-from scopeferry.kernel.run import BATCH_ITEMS, Line, run
 from scopeferry.kernel.task import Control
 from scopeferry.logs import command_line, host, new_run_id, printable
 from scopeferry.reports.progress import Meter
 from scopeferry.sources.tree import Selection, TreeSource
 from scopeferry.stores.local import LocalStore
 from scopeferry.stores.store import Prove
+
+if TYPE_CHECKING:
+    from scopeferry.copying.copy import CopyLedger
 
 NOTE_S = 1.0  # how often the journal is told how the run stands, for `status`
 OF_THE_RUN = {1, 7, 75, 130}  # exit codes of what stops a run, not of one item
@@ -200,8 +201,7 @@ class TransferJob:
 
     def _copy(self, journal: Journal, rec: record.Record, order: Order) -> Iterator[Event | None]:
         """Walk, copy, walk again until a walk finds nothing."""
-        ledger = CopyLedger(journal, rec, order, self.result.run)
-        workers = self.settings.workers or (16 if order.source.disk.network or order.store.disk.network else 4)
+        ledger = None
         for number in range(PASSES + 1):
             plan = self._plan(journal, order, again=number > 0)
             yield from self._take(self._stoppable(plan.walk()))
@@ -218,7 +218,9 @@ class TransferJob:
             yield Event(
                 "found", self.result.run, items=plan.totals.open, bytes=plan.totals.open_bytes, data={"plan": True}
             )
-            yield from self._run(journal, order, ledger, workers)
+            if ledger is None:
+                ledger = _ledger(journal, rec, order, self.result.run)
+            yield from self._run(journal, order, ledger)
             if self.control.stopped or not (ledger.changed or ledger.moving):
                 break
             ledger.moving = 0
@@ -227,9 +229,14 @@ class TransferJob:
             self._still_written(journal)
         yield from self._set_folders(journal, rec, order)
 
-    def _run(self, journal: Journal, order: Order, ledger: CopyLedger, workers: int) -> Iterator[Event | None]:
+    def _run(self, journal: Journal, order: Order, ledger: CopyLedger) -> Iterator[Event | None]:
         from concurrent.futures import ThreadPoolExecutor
 
+        from scopeferry.copying.copy import copy_tasks, link_tasks
+        from scopeferry.copying.finish import refresh_links
+        from scopeferry.kernel.run import BATCH_ITEMS, Line, run
+
+        workers = self.settings.workers or (16 if order.source.disk.network or order.store.disk.network else 4)
         items = max(1, min(BATCH_ITEMS, system.file_limit() // 2 // workers - 8))
         with ThreadPoolExecutor(workers, thread_name_prefix="scopeferry") as executor:
             for tasks in (copy_tasks, link_tasks):
@@ -361,22 +368,25 @@ class TransferJob:
 
     def _set_folders(self, journal: Journal, rec: record.Record, order: Order) -> Iterator[Event | None]:
         """Mode and time of folders are set last, deepest first; those that hold no file are made here."""
+        if self.only is not None or next(journal.folders(touched=True), None) is None:
+            return
+        from scopeferry.copying import finish
+
         done = []
         with order.source.folders() as here, Folders(order.store.root) as there:
-            for prefix, mode, mtime_ns in [] if self.only else journal.folders(touched=True):
+            for prefix, mode, mtime_ns in journal.folders(touched=True):
                 path = os.fsdecode(prefix).rstrip("/")
                 try:
                     stored = path if self.names is None else self.names.path(path)
-                    lost = set_folder(order, here, there, path, stored)
+                    lost = finish.set_folder(order, here, there, path, stored)
                 except (OSError, ScopeferryError) as error:
                     self._folder_failed(path, error)
                     continue
                 for kind in lost:
                     self._lost(path, kind)
                 done.append(prefix)
-                rec.entry(
-                    path, "folder", "copied", mode=mode, mtime_ns=mtime_ns, stored=stored if stored != path else None
-                )
+                renamed = stored if stored != path else None
+                rec.entry(path, "folder", "copied", mode=mode, mtime_ns=mtime_ns, stored=renamed, lost=lost or None)
                 yield None
         if done:
             rec.flush()
@@ -545,6 +555,12 @@ class TransferJob:
             self.lock.release()
         if self.registration is not None:
             ended(self.registration, self.result)
+
+
+def _ledger(journal: Journal, rec: record.Record, order: Order, run_id: str) -> CopyLedger:
+    from scopeferry.copying.copy import CopyLedger  # with all that copies: a rerun with nothing to do needs none of it
+
+    return CopyLedger(journal, rec, order, run_id)
 
 
 def _limit(bytes_per_s: float | None) -> Callable[[int], float] | None:
