@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from scopeferry.copying import manifest
 from scopeferry.errors import UsageError
 from scopeferry.kernel.digest import ALGORITHMS, new
+from scopeferry.testing.trees import mutated
 
 EVERY_BYTE = [bytes([byte]) for byte in range(1, 256) if byte != ord("/")]
 ODD = [
@@ -167,3 +169,21 @@ def test_what_lies_in_a_record_folder(tmp_path):
         (tmp_path / name).touch()
     assert list(manifest.of_folder(str(tmp_path))) == ["xxh128", "sha256"]
     assert manifest.of_folder(str(tmp_path / "none")) == {}
+
+
+@pytest.mark.parametrize("times", [2_000, pytest.param(500_000, marks=pytest.mark.slow)])
+def test_mutated_manifests_are_read_or_refused_by_line(tmp_path, times):
+    path = tmp_path / "manifest.sha256"
+    entries = [(b"a", bytes(32)), (b"new\nline", bytes(32)), (b"sub/\xff", bytes(32))]
+    manifest.write(str(path), "sha256", entries)
+    whole, choice = path.read_bytes(), random.Random(times)
+    refused = 0
+    for _ in range(times):
+        path.write_bytes(mutated(whole, choice))
+        try:
+            for _, found, digest in manifest.read(str(path), "sha256", ours=True):
+                assert len(digest) in {16, 20, 32, 64}
+                assert b".." not in found.split(b"/")
+        except UsageError as error:
+            refused += " line " in str(error)
+    assert refused > times // 10

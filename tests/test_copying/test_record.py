@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from scopeferry.copying.record import FOLDER, Record
 from scopeferry.errors import UsageError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.journal import Journal
+from scopeferry.testing.trees import mutated
 
 HEADER = {"run": "r", "digests": ["xxh128", "sha256"], "sources": ["/src"], "destination": "/dst"}
 ONE, OTHER = "11" * 16, "22" * 16
@@ -298,3 +300,18 @@ def test_a_huge_line_is_read_in_pieces_and_named(tmp_path):
         file.write(b'{"path": "' + b"x" * (record.MAX_LINE + 5) + b'"}\n{}\n')
     with pytest.raises(UsageError, match="line 4"):
         folded(tmp_path)
+
+
+@pytest.mark.parametrize("times", [2_000, pytest.param(500_000, marks=pytest.mark.slow)])
+def test_mutated_records_are_read_or_refused_by_line(tmp_path, times):
+    path = generation(tmp_path, copied("a", xattrs={"user.x": "eA=="}), copied("sub/b", stored="c", target="d"))
+    whole, choice = Path(path).read_bytes(), random.Random(times)
+    refused = 0
+    for _ in range(times):
+        Path(path).write_bytes(mutated(whole, choice))
+        try:
+            for _, entry in record.replay(str(tmp_path)):
+                assert b".." not in entry.path.split(b"/")
+        except UsageError as error:
+            refused += " line " in str(error)
+    assert refused > times // 10

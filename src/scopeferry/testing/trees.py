@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import stat
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -107,7 +108,7 @@ def differences(source: str | os.PathLike[str], copy: str | os.PathLike[str], *,
 
 def parts(root: str | os.PathLike[str]) -> list[bytes]:
     """The paths of temporary files of ours below `root`."""
-    return [path for path, _, name, _ in walk(root) if name.startswith(b".sf-") and name.endswith(b".part")]
+    return [path for path, _, name, _ in walk(root) if re.fullmatch(rb"\.sf-[0-9a-f]{16}-[0-9a-f]{8}\.part", name)]
 
 
 def random_bytes(seed: int, size: int) -> bytes:
@@ -154,3 +155,23 @@ def rewrite(path: str | os.PathLike[str], data: bytes, *, keep_time: bool = Fals
             os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
     finally:
         os.close(fd)
+
+
+def mutated(data: bytes, choice: random.Random) -> bytes:
+    """These bytes after one to four random changes: bits, insertions of what parsers dislike, deletions, cuts."""
+    found = bytearray(data)
+    dislikes = [b"\n", b"\0", b"..", b"/", b"\\", b'"', b"{", b"\xff", b"9" * 30, b"[" * 50]
+    for _ in range(choice.randint(1, 4)):
+        at = choice.randrange(len(found)) if found else 0
+        what = choice.randrange(5)
+        if what == 0 and found:
+            found[at] ^= 1 << choice.randrange(8)
+        elif what == 1:
+            found[at:at] = choice.choice(dislikes)
+        elif what == 2:
+            del found[at : at + choice.randint(1, 40)]
+        elif what == 3:
+            found[at : at + 8] = choice.randbytes(8)
+        else:
+            del found[at:]
+    return bytes(found)
