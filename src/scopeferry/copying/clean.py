@@ -30,7 +30,7 @@ from scopeferry.kernel.run import Result
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
 from scopeferry.sources.tree import TreeSource
-from scopeferry.stores.local import buffer
+from scopeferry.stores.files import buffer
 
 BATCH = 64  # names unlinked before the folder is flushed and the records say so
 CHANGED, TOO_FEW, UNPROVED = "SF-513", "SF-514", "SF-512"
@@ -224,7 +224,11 @@ class SourceLedger:
             events += [_refused(self.run, task.key, code, message) for code, message in looked.problems]
             if looked.facts is not None:
                 rows.append(self._to_free(task, *looked.facts))
-            elif not looked.problems and any(copy.cut_off for copy in self.copies) and not task.wants[0].item.freed:
+            elif (
+                not looked.problems
+                and any(copy.cut_off for copy in self.copies)
+                and not all(want.item.freed for want in task.wants)
+            ):
                 self.gone += 1
                 rows.append(_free_item(task, Mark(0, task.size, 0, 0), 1, GOOD))
         self.free.begin()
@@ -363,7 +367,7 @@ class Freeing:
                 system.hard_link(folder, name, bin_.open(head, make=True), base)
             system.unlink(folder, name)
             if several:
-                self.free.moved(found.inode, found.ctime_ns, os.fstat(fd).st_ctime_ns)
+                self.free.moved(found.inode, found.ctime_ns, system.fstat(fd).st_ctime_ns)
         finally:
             if fd >= 0:
                 os.close(fd)
@@ -397,7 +401,8 @@ class Freeing:
             line = self._line(item, now)
             self.records[0].add(line)
             for copy, rec in zip(self.copies, self.records[1:], strict=True):
-                if copy.listing.of_source(item.path) is not None:
+                held = copy.listing.of_source(item.path)
+                if held is not None and not (held.freed and item.state == GOOD):
                     rec.add(line)
         for rec in self.records:
             rec.flush()
@@ -409,8 +414,9 @@ class Freeing:
         self.free.commit()
         for item in items:
             size = _share(item.size or 0, item.mode or 1, item.kind)
-            self.freed += 1
-            self.freed_bytes += size
+            if item.state != GOOD:
+                self.freed += 1
+                self.freed_bytes += size
             yield Event("done", self.run, os.fsdecode(item.path), 1, size, {"action": "freed", "read_back": "no"}, now)
 
     def _line(self, item: Item, now: float) -> str:
@@ -461,7 +467,7 @@ def pin_of(records: str) -> str | None:
 def is_cut_off(headers: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> bool:
     """Did a run of `clean` not come to its end?"""
     ends = [end for head, end in headers if head.get("job") == "clean"]
-    return bool(ends) and ends[-1].get("state") != "complete"
+    return bool(ends) and ends[-1].get("state") in {None, record.CUT_OFF}
 
 
 def last_copy(headers: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, Any]]:

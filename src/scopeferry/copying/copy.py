@@ -11,9 +11,10 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from scopeferry.copying.order import Order
 from scopeferry.copying.record import Record, path_json
 from scopeferry.errors import Refused, ScopeferryError, SourceChanged, Temporary
 from scopeferry.kernel import journal as states
@@ -25,23 +26,9 @@ from scopeferry.kernel.publish import Folders, Mark, system
 from scopeferry.kernel.run import Result
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
-from scopeferry.sources.tree import Ahead, TreeSource, is_recent
-from scopeferry.stores.local import LocalStore, StoredFile, buffer
-from scopeferry.stores.store import Attributes, Entry, Prove, Upload
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What all items of a run have in common; picklable. ``set_aside``: folder below the record folder for what is healed."""
-
-    source: TreeSource
-    store: LocalStore
-    prove: Prove
-    policy: str
-    recipe: int
-    set_aside: str
-    names: Any = None
-    algorithms: dict[int, str] = field(default_factory=dict)
+from scopeferry.sources.tree import Ahead, is_recent
+from scopeferry.stores.files import StoredFile, buffer
+from scopeferry.stores.store import Attributes, Entry, Upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -492,6 +479,7 @@ class CopyLedger:
     run: str = ""
     changed: int = 0
     moving: int = 0
+    further: list[str] | None = None  # algorithms that the journal knows beside the working one
 
     def settle(self, results: Sequence[Result]) -> list[Event]:
         """Write down what became of these tasks; the events that tell it."""
@@ -534,6 +522,10 @@ class CopyLedger:
         details: dict[str, Any] = {}
         if isinstance(task, LinkItem):
             digest, digests = self._leader_digest(task)
+        if self.further is None:
+            self.further = [name for name in self.journal.manifest_algorithms() if name != order.store.digests[0]]
+        if copied.action != "checked":  # a further digest does not outlive the bytes it was taken of
+            details |= {f"digest:{name}": None for name in self.further}
         for name in order.store.digests[1:]:
             if name in digests:
                 details[f"digest:{name}"] = digests[name]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from scopeferry.copying.copy import Order
+from scopeferry.copying.order import Order
 from scopeferry.errors import ScopeferryError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.journal import Journal, fingerprint
 from scopeferry.kernel.publish import Folders, system
-from scopeferry.stores.local import apply_attributes, lost_times
+from scopeferry.stores.files import apply_attributes, lost_times
 
 
 def set_folder(order: Order, here: Folders, there: Folders, path: str, stored: str) -> list[str]:

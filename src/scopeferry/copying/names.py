@@ -30,7 +30,7 @@ from scopeferry.errors import ItemError, ScopeferryError
 from scopeferry.kernel import publish
 from scopeferry.kernel.publish import Disk, Folders, system
 from scopeferry.logs import printable
-from scopeferry.stores.local import TIME_STEPS_NS
+from scopeferry.stores.files import TIME_STEPS_NS
 
 SUSPECTS = '<>:"\\|?*\x01\n'
 ENDINGS = " ."

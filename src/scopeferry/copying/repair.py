@@ -31,7 +31,8 @@ from scopeferry.kernel.run import Result
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
 from scopeferry.sources.tree import SourceFile, TreeSource
-from scopeferry.stores.local import LocalStore, apply_attributes, buffer, set_aside
+from scopeferry.stores.files import apply_attributes, buffer, set_aside
+from scopeferry.stores.local import LocalStore
 from scopeferry.stores.store import Attributes, Entry, Prove, Reader, Upload
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from scopeferry.kernel.run import Result
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
 from scopeferry.sources.tree import OURS, Selection, TreeSource
-from scopeferry.stores.local import StoredFile, buffer
+from scopeferry.stores.files import StoredFile, buffer
 
 CHUNK = 4096  # names of a folder in memory at a time
 COARSE_NS, FINE_NS = 2_000_000_000, 1_000  # how far times may be off on FAT, and on network file systems

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from scopeferry.config import TransferSettings
-from scopeferry.copying.copy import Order
+from scopeferry.copying.order import Order
 from scopeferry.copying.plan import Plan
 from scopeferry.errors import ItemError, UsageError
 from scopeferry.jobs.transfer import TransferJob

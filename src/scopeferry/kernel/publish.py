@@ -30,6 +30,7 @@ else:
 
 Folder = system.Folder
 
+LARGE = 16 << 20  # a temporary file of at least this size is continued by the next run
 PART_PREFIX, PART_SUFFIX = ".sf-", ".part"
 FEW = 64  # folders kept open by one `Folders`
 

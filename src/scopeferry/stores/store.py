@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from scopeferry.errors import ItemError
 from scopeferry.kernel.digest import in_sample
 from scopeferry.kernel.publish import Mark
 from scopeferry.kernel.task import Control, Failure
@@ -113,3 +114,27 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove `key`; nothing happens if it is not there."""
+
+
+class ProofError(ItemError):
+    """What was read back is not what was written."""
+
+    default = "SF-206"
+
+
+class FlushError(ItemError):
+    """A flush failed: the kernel has marked the pages clean, so the next flush would succeed. The whole batch is written again."""
+
+    default = "SF-211"
+
+
+class FullError(ItemError):
+    """No room for this item, now."""
+
+    default = "SF-313"
+
+
+class GoneError(ItemError):
+    """The destination does not answer, now."""
+
+    default = "SF-323"
