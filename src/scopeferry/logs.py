@@ -81,6 +81,8 @@ def configure(*, verbose: bool, write: Callable[[str], object]) -> None:
 
     handler = Lines()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
     if verbose:
         logging.getLogger("scopeferry").setLevel(logging.DEBUG)

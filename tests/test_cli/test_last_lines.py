@@ -184,6 +184,37 @@ def test_no_differences(ferry, tree, tmp_path):
     assert "verified" not in "\n".join(lines)
 
 
+def test_repair_and_clean(ferry, tree, tmp_path):
+    ferry("transfer", tree, "copy")
+    code, lines = run(ferry, "repair", tree, "copy")
+    assert code == 0
+    assert lines[-1].startswith("exit 0: nothing to do   nothing to repair: 5 files read back ")
+    (tmp_path / "copy/pos0/0000.tif").unlink()
+    done = ferry("clean", tree, "--copy", "copy")
+    assert done.returncode == 5
+    assert "NO  proved " in done.stdout
+    last = done.stderr.splitlines()[-1]
+    assert " (SF-512)   nothing touched: proved" in last
+    assert f"next: scopeferry verify {tmp_path}/copy, then scopeferry repair {tree} {tmp_path}/copy" in last
+    code, lines = run(ferry, "repair", tree, "copy")
+    assert code == 0
+    assert lines[-1] == (
+        "exit 0: done and verified   repaired 2 of 2 wrong entries; 1 sent again   lost: nothing   "
+        "record copy.scopeferry/0002.jsonl, receipt.txt"
+    )
+    done = ferry("clean", tree, "--copy", "copy")
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 0
+    assert "NO " not in done.stdout
+    assert last.startswith("exit 0: this is the plan; nothing was touched   could be freed: 5 files")
+    assert len(list(tree.rglob("*.tif"))) == 5
+    done = ferry("clean", tree, "--copy", "copy", "--yes", "--json")
+    last = done.stderr.splitlines()[-1]
+    assert json.loads(done.stdout)["freed"] == 5
+    assert last.startswith("exit 0: done   freed 5 of 5 files and links, 10,000 bytes   record run7.")
+    assert not list(tree.rglob("*.tif"))
+
+
 def envelope(code, *problems, **more):
     listed = [{"code": c, "path": path, "message": message, "hint": hint} for c, path, message, hint in problems]
     zero = dict.fromkeys(("items", "bytes", "copied", "skipped", "verified", "failed"), 0)
