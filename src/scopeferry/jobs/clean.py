@@ -29,7 +29,7 @@ from scopeferry.copying.listing import Listing
 from scopeferry.errors import CODES, Failed, Refused, ScopeferryError, UsageError
 from scopeferry.jobs.registered import registers
 from scopeferry.jobs.result import Result
-from scopeferry.jobs.verify import WORKERS, WORKERS_NETWORK, VerifyJob, VerifySettings, drive, note_generation
+from scopeferry.jobs.verify import WORKERS, WORKERS_NETWORK, VerifyJob, VerifySettings, drive, noting
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
 from scopeferry.kernel.run import BATCH_ITEMS, Line, run
@@ -359,13 +359,14 @@ class CleanJob:
             try:
                 os.makedirs(where.records, mode=0o700, exist_ok=True)
                 record.end_cut_off(where.records)
-                digests = next((check for check in self.checks if check.place is where), self.checks[0])
-                names = digests.listing.algorithms() if digests.listing is not None else []
+                check = next((check for check in self.checks if check.place is where), None)
+                listing = (check or self.checks[0]).listing
+                names = listing.algorithms() if listing is not None else []
                 facts = record.header(
                     "clean", self.result.run, self.target, where.dst, names, copies=[copy.root for copy in copies],
                     finish=finish,
                 )  # fmt: skip
-                rec = record.Record(where.records, facts)
+                rec = record.Record(where.records, facts, noting(None if check is None else check.journal))
                 self.records.append(rec)
                 rec.begin()
             except OSError as error:
@@ -396,7 +397,7 @@ class CleanJob:
             result.state = "interrupted"
         ended = {"state": "partial" if result.state == "refused" else result.state, "exit_code": result.exit_code}
         counts = {"freed": result.details.get("freed", 0)}
-        for number, rec in enumerate(self.records):
+        for rec in self.records:
             with suppress(OSError):
                 rec.end(
                     **ended,
@@ -405,8 +406,6 @@ class CleanJob:
                     counts=counts,
                 )
                 result.record = result.record or rec.path
-                if number:
-                    note_generation(self.checks[number - 1].journal, rec.path)
             rec.close()
 
     def _verdict(self) -> str:

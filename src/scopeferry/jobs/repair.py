@@ -25,7 +25,7 @@ from scopeferry.jobs.verify import (
     VerifySettings,
     drive,
     end_line,
-    note_generation,
+    noting,
     write_manifests,
 )
 from scopeferry.kernel import publish
@@ -139,7 +139,7 @@ class RepairJob:
         record.end_cut_off(self.place.records)
         working = listing.algorithms() or ["xxh128"]
         facts = record.header("repair", self.result.run, self.result.source, self.check.target, working)
-        self.record = record.Record(self.place.records, facts)
+        self.record = record.Record(self.place.records, facts, noting(self.check.journal))
         healing = self._healing(working[0])
         ledger = RepairLedger(listing, healing, self.record, self.check.journal, self.result.run)
         network = healing.store.disk.network or healing.source.disk.network
@@ -200,7 +200,6 @@ class RepairJob:
                 state = "complete" if result.exit_code == 0 else "interrupted" if self.control.stopped else "partial"
                 rec.end(**end_line(result, state, hashes, self.check.headers, self.started))
                 result.record = rec.path
-                note_generation(self.check.journal, rec.path)
 
     def _say(self, listing: Listing) -> None:
         result = self.result

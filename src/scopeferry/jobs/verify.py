@@ -21,6 +21,7 @@ from scopeferry.copying.listing import Expected, Listing, of_copy, of_manifest
 from scopeferry.copying.record import FOLDER
 from scopeferry.copying.verify import EXTRA, TWO_WAY, Check, CheckLedger, check_tasks, extras, walk_source
 from scopeferry.errors import Failed, ScopeferryError, UsageError
+from scopeferry.jobs.registered import registers
 from scopeferry.jobs.result import Result
 from scopeferry.kernel import digest as digests
 from scopeferry.kernel import publish
@@ -168,6 +169,7 @@ class VerifyJob:
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
+    @registers
     def run(self) -> Iterator[Event | None]:
         """Do it; yields events, and None as a tick."""
         try:
@@ -262,7 +264,7 @@ class VerifyJob:
         facts = record.header("verify", self.result.run, None, self.target, [*working, *self.digests])
         with suppress(OSError):
             record.end_cut_off(self.place.records)
-        self.record = record.Record(self.place.records, facts)
+        self.record = record.Record(self.place.records, facts, noting(self.journal))
 
     def _check(self) -> Check:
         found = os.stat(self.root)
@@ -316,13 +318,10 @@ class VerifyJob:
             return set()
         folders: set[bytes] = set()
         shown: list[str] = []
-        for path, reason in extras(self.root, self.listing, self._is_records, self.control):
-            if reason is not None:
-                continue  # a folder that cannot be listed: what is expected in it says so
+        for path in extras(self.root, self.listing, self._is_records, self.control, folders):
             if self.settings.manifest is not None and self._is_manifest(path):
                 continue
             self.result.extras += 1
-            folders.add(os.fsencode(path.rpartition("/")[0]))
             if len(shown) < SHOWN_EXTRAS:
                 shown.append(path)
             if self.other is not None and not known and not self.settings.one_way:
@@ -375,7 +374,6 @@ class VerifyJob:
         state = "complete" if self.result.exit_code == 0 and not self.control.stopped else "partial"
         self.record.end(**end_line(self.result, state, hashes, self.headers, self.started))
         self.result.record = self.record.path
-        note_generation(self.journal, self.record.path)
 
     # -- what is said ------------------------------------------------------------------------------------------------
 
@@ -533,11 +531,15 @@ def end_line(
     }  # fmt: skip
 
 
-def note_generation(journal: Journal | None, path: str) -> None:
-    """The journal knows this generation."""
-    if journal is not None and path:
-        with suppress(ScopeferryError):
-            journal.set(generation=record.number_of(path))
+def noting(journal: Journal | None) -> Callable[[int], None]:
+    """What a record calls when it begins: the journal knows this generation, and need not catch up with it."""
+
+    def note(number: int) -> None:
+        if journal is not None:
+            with suppress(ScopeferryError):
+                journal.set(generation=number)
+
+    return note
 
 
 __all__ = ["FOLDER", "SYMLINK", "VerifyJob", "VerifySettings", "replace", "verify"]
