@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 python := .venv/bin/python
 args ?=
 
-.PHONY: help setup demo test test-long test-lowest lint fix types docs bench check-lock lock wheel clean
+.PHONY: help setup demo test test-long test-lowest lint fix types docs reference bench check-lock lock wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 # /p' Makefile | awk -F'#' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -39,6 +39,9 @@ types: setup ## mypy, strict
 
 docs: setup ## the documentation, strict and offline, into site/
 	@$(python) -m mkdocs --quiet build --strict
+
+reference: setup ## docs/reference from the program itself
+	@$(python) tools/reference.py
 
 bench: setup ## comparisons against other programs, in one run
 	@$(python) bench/transfer.py $(args)
