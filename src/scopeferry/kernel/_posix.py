@@ -235,6 +235,11 @@ def set_link_time(folder: Folder, name: str, mtime_ns: int) -> None:
     os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=folder, follow_symlinks=False)
 
 
+def set_link_owner(folder: Folder, name: str, uid: int, gid: int) -> None:
+    """Owner and group of a link itself."""
+    os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
+
+
 def set_owner(fd: int, uid: int, gid: int) -> None:
     """Owner and group of an open file."""
     os.fchown(fd, uid, gid)

@@ -662,6 +662,11 @@ def set_link_time(folder: Folder, name: str, mtime_ns: int) -> None:
         _close(handle)
 
 
+def set_link_owner(folder: Folder, name: str, uid: int, gid: int) -> None:
+    """Owner and group of a link itself: not on this system."""
+    raise OSError(errno.ENOTSUP, f"no owner {uid}:{gid} on this system", _child(folder, name))
+
+
 def set_owner(fd: int | Folder, uid: int, gid: int) -> None:
     """Owner and group of an open file: not on this system."""
     raise OSError(errno.ENOTSUP, f"no owner {uid}:{gid} on this system", str(fd))

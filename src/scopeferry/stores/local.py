@@ -82,6 +82,7 @@ class LocalStore:
                 if isinstance(answer, Entry):
                     answers[index] = answer if tries[index] == 1 else replace(answer, attempts=tries[index])
                     control.done_waiting("room")
+                    control.done_waiting("destination")
                     continue
                 wait = _another_try(answer, tries[index])
                 if wait is None or control.stopped:
@@ -203,15 +204,15 @@ class LocalStore:
                 f"another folder stands where the destination was: {self.root}", code="SF-303", path=self.root
             )
         control.wait_for("destination", self.present, control.patience_gone_s, error)
-        control.done_waiting("destination")
 
     def _wait(self, control: Control, errors: Sequence[ItemError], seconds: float) -> None:
         """Before another try: what was full or gone is waited for, what was changing gets its pause."""
         with contextlib.suppress(ScopeferryError):  # patience is over: the stop flag is set, and the next round says so
+            if any(isinstance(error, GoneError | FullError) for error in errors):
+                control.sleep(0.5)
             if any(isinstance(error, GoneError) for error in errors):
                 self._wait_for_root(control)
             elif any(isinstance(error, FullError) for error in errors):
-                control.sleep(0.5)
                 error = NoSpace(f"destination is full: {self.root}", code="SF-313", path=self.root)
                 control.wait_for("room", self._has_room, control.patience_full_s, error)
             elif seconds:
