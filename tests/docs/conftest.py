@@ -37,9 +37,6 @@ from typing import Self
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-RUN = {"console", "python"}
-NEVER_RUN = {"sh", "bash", "bat", "powershell"}
 MINUTE_S = 60
 MARK = "=== end of command ==="
 
@@ -271,7 +268,7 @@ def play(tmp_path):
                 pytest.skip(f"needs {program}: install it")
         with Sandbox(tmp_path.resolve() / "page") as sandbox:
             for block in found:
-                place = f"{path.relative_to(ROOT)}:{block.line}"
+                place = f"{path}:{block.line}"
                 if block.language == "setup":
                     for line in filter(str.strip, block.body.splitlines()):
                         code, printed = sandbox.type(line)
@@ -288,7 +285,7 @@ def play(tmp_path):
 def play_console(sandbox: Sandbox, path: Path, block: Block) -> None:
     for command in commands(block):
         code, printed = sandbox.type(command.text)
-        place = f"{path.relative_to(ROOT)}:{command.line}: $ {command.text}"
+        place = f"{path}:{command.line}: $ {command.text}"
         assert code == command.exit_code, f"{place}\nexit {code}, the page says {command.exit_code}\n{printed}"
         if command.shown is not None:
             shown = "\n".join(command.shown)

@@ -30,6 +30,48 @@ def test_what_a_page_shows_is_what_happens(page, play):
     play(page)
 
 
+#: What the project has promised that a user can type and write, whatever pages say otherwise.
+FIRST_LINES = (
+    "scopeferry transfer /acq/run7 /mnt/archive/run7",
+    "scopeferry transfer /acq/run7 /mnt/archive/run7",
+    "scopeferry transfer /acq/run7 /mnt/archive/run7 --digest xxh128 --digest sha256 --digest md5 --limit 50MB",
+    "scopeferry verify /mnt/archive/run7",
+    "scopeferry verify /mnt/archive/run7 /acq/run7",
+    "scopeferry repair /acq/run7 /mnt/archive/run7",
+    "scopeferry clean /acq/run7 --copy /mnt/archive/run7 --copy /mnt/tape/run7 --older-than 30d",
+    "cd /mnt/archive/run7 && xxhsum -c ../run7.scopeferry/manifest.xxh128",
+)
+FIRST_PYTHON = (
+    "from scopeferry import clean, repair, transfer, verify",
+    'result = transfer("/acq/run7", "/mnt/archive/run7", digests=["xxh128", "sha256"], on_event=print)',
+    "result.exit_code, result.copied, result.verified, result.tree_digest",
+    'for problem in verify("/mnt/archive/run7", "/acq/run7").problems:',
+    "    print(problem.code, problem.path, problem.message, problem.hint)",
+)
+
+
+def test_the_lines_that_were_promised_stand_on_the_first_page_and_run(read, typed):
+    page = ROOT / "docs/index.md"
+    assert tuple(typed(page)) == FIRST_LINES
+    source = "".join(block.body for block in read(page) if block.language == "python" and not block.skipped)
+    assert tuple(line.partition("  #")[0].rstrip() for line in source.splitlines()) == FIRST_PYTHON
+
+
+FREED = """
+...
+exit 0: done   freed 25 of 25 files and links...
+$ find /acq/run7 -type f | wc -l
+0
+"""
+
+
+def test_the_promised_lines_copy_verify_repair_and_free(play, tmp_path):
+    lines = "".join(f"$ {line}\n" for line in (*FIRST_LINES, f"{FIRST_LINES[-2]} --yes"))
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- setup\nscopeferry transfer /acq/run7 /mnt/tape/run7\n-->\n```console\n{lines}{FREED}```\n")
+    play(page)
+
+
 @every_page
 def test_a_block_is_run_or_says_why_not(page, read):
     for block in read(page):

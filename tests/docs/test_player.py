@@ -34,9 +34,7 @@ WRONG = {
 
 
 @pytest.fixture
-def page(tmp_path, monkeypatch, play):
-    monkeypatch.setitem(play.__globals__, "ROOT", tmp_path)
-
+def page(tmp_path):
     def write(text):
         path = tmp_path / "page.md"
         path.write_text(textwrap.dedent(text) + "\n", "utf-8")
