@@ -32,7 +32,7 @@ from scopeferry.logs import printable
 from scopeferry.sources.tree import TreeSource
 from scopeferry.stores.files import buffer
 
-BATCH = 64  # names unlinked before the folder is flushed and the records say so
+BATCH, BATCH_S = 1000, 0.5  # names unlinked, and seconds gone by, before the records say so
 CHANGED, TOO_FEW, UNPROVED = "SF-513", "SF-514", "SF-512"
 
 
@@ -305,6 +305,7 @@ class Freeing:
     freed_bytes: int = 0
     folders_removed: int = 0
     _waiting: list[Item] = field(default_factory=list)
+    _told_at: float = field(default_factory=time.monotonic)
 
     def go(self) -> Iterator[Event]:
         """File by file, folder by folder; raises Refused at the first file that is not what was looked at."""
@@ -329,23 +330,34 @@ class Freeing:
         for item in self.free.items(GOOD):
             self._waiting.append(item)
             if len(self._waiting) >= BATCH:
-                yield from self._tell(None)
-        yield from self._tell(None)
+                yield from self._tell()
+        yield from self._tell()
 
     def _files(self, here: Folders, there: Sequence[Folders], bin_: Folders | None) -> Iterator[Event]:
         head, folder = None, None
         kinds = (states.FILE, states.HARDLINK, states.SYMLINK)
         try:
             for item in self.free.items(CHECK, kinds=kinds):
-                if item.head != head or len(self._waiting) >= BATCH:
-                    yield from self._tell(folder)
+                if item.head != head or self._due():
+                    self._flush(folder)
+                    if self._due():
+                        yield from self._tell()
                     head, folder = item.head, here.open(os.fsdecode(item.head).rstrip("/"))
                 self.control.check()
                 self._unlink(item, folder, there, bin_)
                 self._waiting.append(item)
         finally:
-            events = list(self._tell(folder))
+            self._flush(folder)
+            events = list(self._tell())
         yield from events
+
+    def _due(self) -> bool:
+        return len(self._waiting) >= BATCH or time.monotonic() - self._told_at >= BATCH_S
+
+    @staticmethod
+    def _flush(folder: Any) -> None:
+        if folder is not None:
+            system.flush_folder(folder)
 
     def _unlink(self, item: Item, folder: Any, there: Sequence[Folders], bin_: Folders | None) -> None:
         path, name = os.fsdecode(item.path), os.fsdecode(item.name)
@@ -389,13 +401,11 @@ class Freeing:
                 say = f"changed in the copy meanwhile: {printable(held.path)}"
                 raise Refused(say, code=UNPROVED, path=os.fsdecode(held.path))
 
-    def _tell(self, folder: Any) -> Iterator[Event]:
-        """The names are gone for good; then the records say so, then the journals."""
-        items, self._waiting = self._waiting, []
+    def _tell(self) -> Iterator[Event]:
+        """The names are gone for good: their folders were flushed. The records say so, then the journals."""
+        items, self._waiting, self._told_at = self._waiting, [], time.monotonic()
         if not items:
             return
-        if folder is not None:
-            system.flush_folder(folder)
         now = time.time()
         for item in items:
             line = self._line(item, now)
