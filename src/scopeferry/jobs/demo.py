@@ -75,7 +75,7 @@ def _kill(play: Play) -> None:
     play.at_kill = play.copy()
     files, all_files = (sum(seen.is_file for seen in found.values()) for found in (_named(play.at_kill), play.source()))
     play.measured["files_at_kill"] = files
-    play.say(f"     killed with {files} of {all_files} files at the destination")
+    play.say(f"     {files} of {all_files} files were at the destination then")
     middle = ran.code != 0 and KILL_AFTER <= files < all_files
     play.check("killed", "it died in the middle: some files had arrived, and not all", middle)
     torn = [path for path, seen in _named(play.at_kill).items() if seen.content != play.truth.get(path)]
@@ -89,7 +89,7 @@ def _go_on(play: Play) -> None:
     copy, sent = play.copy(), int(ran.envelope.get("bytes", -1))
     play.check("finished", "it ends with 0", ran.code == 0)
     play.check("complete", "the copy is the source: every name, byte and link, nothing else", _whole(play, copy))
-    once = play.untouched(had, copy) and 0 <= sent <= _bytes(copy) - _bytes(had)
+    once = bool(had) and play.untouched(had, copy) and 0 <= sent <= _bytes(copy) - _bytes(had)
     play.check("sent once", "no file that had arrived was sent again", once)
     twice = max(0, _bytes(had) + _bytes(parts) + sent - _bytes(copy))
     play.measured["sent_twice_bytes"] = twice
@@ -152,7 +152,12 @@ STEPS = (
     Step("make", "A simulated instrument writes a run: images, tables, links, an empty folder, odd names.", _make),
     Step("kill", f"The run is copied; once {KILL_AFTER} files have arrived, the copier is killed.", _kill),
     Step("go on", "The same command goes on where the dead one stopped.", _go_on),
-    Step("flip", "A bit of the copy flips; size and time are put back.", _flip),
+    Step(
+        "flip",
+        "A bit of the copy flips, size and time are put back. (A second transfer would notice on a local disk, for the"
+        " change time moved; what follows needs no such hint: it reads.)",
+        _flip,
+    ),
     Step("refuse", "May the original be freed now? clean reads the copy first.", _refuse),
     Step("find", "verify reads the whole copy; it needs no source.", _find),
     Step("heal", "repair sends what is wrong once more, if the source is still what was recorded.", _heal),

@@ -132,7 +132,8 @@ class Stage:
         with open(f"{path}.out", "w+b") as out, open(f"{path}.err", "w+b") as err:
             code = self._wait(words, until, stdout=out, stderr=err)
             ran = Ran(code, _text(out), _text(err))
-        for line in [*(ran.out.splitlines() if data else ()), *(ran.err.splitlines()[-1:] if until is None else ())]:
+        last = [line for line in ran.err.splitlines()[-1:] if line.startswith("exit ")]
+        for line in [*(ran.out.splitlines() if data else ()), *last]:
             self.say(f"     {line}")
         return ran
 
@@ -147,6 +148,7 @@ class Stage:
                     raise Broken(f"{words[0]} has not ended within {PATIENCE_S:.0f} s")
                 else:
                     self.control.sleep(POLL_S)
+            self.control.check()  # Ctrl-C ends the child too
             return int(child.returncode)
 
     def _environment(self) -> dict[str, str]:
