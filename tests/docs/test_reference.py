@@ -107,6 +107,7 @@ def life(tmp_path):
     (source / "link").symlink_to("a.tif")
     Path(os.fsdecode(os.fsencode(source) + b"/\xff.tif")).write_bytes(b"not UTF-8")
     results = [scopeferry.transfer(source, copy, digests=["xxh128", "md5"])]
+    assert results[0].ok, results[0].problems
     (copy / "raw_data/b.tif").write_bytes(b"damaged")
     results += [scopeferry.verify(copy), scopeferry.transfer(source, copy), scopeferry.repair(source, copy)]
     (source / "raw_data/c.tif").write_bytes(b"longer " * 999)
