@@ -53,6 +53,7 @@ _VARIES = (
     (re.compile(r"\b\d{8}T\d{6}Z-[0-9a-f]{6}\b"), "RUN"),
     (re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?([+-]\d{4})?"), "TIME"),
     (re.compile(r"\b[0-9a-f]{16,}\b"), "HEX"),
+    (re.compile(r"(?:[\d,]+ from (?:storage|memory)(?:, | and )?)+"), "all from storage"),  # pages that others hold
     (re.compile(r"from memory"), "from storage"),  # where the test's folders lie in memory
 )
 
