@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from scopeferry.testing.trees import parts, random_bytes
+from scopeferry.testing.trees import random_bytes
 
 MIB = 1 << 20
 KILLED = -signal.SIGKILL

@@ -538,7 +538,7 @@ def test_a_file_that_became_a_link_at_the_source_is_a_conflict(done, codes):
 @pytest.mark.parametrize(
     "options",
     [{"digests": ["xxh128", "sha256"]}, {"digests": ["md5"]}, {"keep": frozenset({"times", "mode"})}],
-    ids=str,
+    ids=["two", "md5", "keep"],
 )
 def test_a_changed_recipe_is_set_right_by_reading_and_without_writing(done, options):
     inodes = {path: entry.inode for path, entry in snapshot(done.dst).items()}

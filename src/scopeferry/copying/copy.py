@@ -11,7 +11,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scopeferry.copying.order import Order
@@ -27,7 +27,7 @@ from scopeferry.kernel.run import Result
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
 from scopeferry.sources.tree import Ahead, is_recent
-from scopeferry.stores.files import StoredFile, buffer
+from scopeferry.stores.files import StoredFile, apply_to_link, buffer
 from scopeferry.stores.store import Attributes, Entry, Upload
 
 
@@ -166,7 +166,7 @@ class _Comparison:
         if state == states.REPLACE:
             self._still(there)
             return self._upload(there, "replaced", was=self._digest_was())
-        if state == states.JUDGE and there.size != self.row.size:
+        if state == states.JUDGE and there.size != self.row.size and self.row.digest is None:
             return self._foreign(there, None)
         return self._compare(there)
 
@@ -191,10 +191,10 @@ class _Comparison:
         wanted = source[working] if source is not None else row.digest
         found = copy[working if source is not None else was_algorithm] if copy is not None else wanted
         if found != wanted:
+            if copy is not None and source is not None and row.digest is not None and copy[was_algorithm] == row.digest:
+                return self._replace_ours(there)
             if state == states.JUDGE:
                 return self._foreign(there, found)
-            if copy is not None and source is not None and row.digest is not None and copy[was_algorithm] == row.digest:
-                return self._upload(there, "replaced", was=self._digest_was())
             damaged = source is None or row.digest in {None, source[was_algorithm]}
             note = f"healed: {printable(self.key)} differed at the destination; what was found is in {order.set_aside}"
             return self._upload(
@@ -212,6 +212,13 @@ class _Comparison:
 
     def _elsewhere(self) -> str | None:
         return self.stored if self.stored != self.key else None
+
+    def _replace_ours(self, there: Mark) -> tuple[Upload, dict[str, Any]]:
+        """What stands there was read, and is our earlier version."""
+        if self.row.size < there.size and self.order.policy != "replace":
+            message = f"the source has become shorter than our copy: {printable(self.key)}"
+            raise Refused(message, code="SF-503", path=self.key)
+        return self._upload(there, "replaced", was=self._digest_was())
 
     def _read_source(self, algorithms: Sequence[str]) -> tuple[dict[str, bytes], Mark, Attributes]:
         with self.order.source.open(self.here, self.key) as reader:
@@ -310,7 +317,7 @@ class _Comparison:
         except OSError as error:
             raise order.source.translated(error, self.key) from error
         source = publish.mark(entry, steady=order.source.disk.steady)
-        attributes = Attributes(mtime_ns=entry.st_mtime_ns if "times" in order.source.keep else None)
+        attributes = replace(order.source.attributes(entry), mode=None)
         facts = {"action": "copied", "source": source, "target": target}
         there = self._there(kind=stat.S_ISLNK)
         if there is None:
@@ -318,10 +325,9 @@ class _Comparison:
         dst_head, _, dst_name = self.stored.rpartition("/")
         dst = self.there.open(dst_head)
         if system.read_link(dst, dst_name) == target:
-            if attributes.mtime_ns is not None and there.mtime_ns != attributes.mtime_ns:
-                system.set_link_time(dst, dst_name, attributes.mtime_ns)
+            lost = tuple(apply_to_link(dst, dst_name, attributes))
             mark = publish.mark(system.lstat(dst, dst_name), steady=order.store.disk.steady)
-            copied = Copied("adopted", source, 1, (), attributes, target=target, stored=self._elsewhere())
+            copied = Copied("adopted", source, 1, lost, attributes, target=target, stored=self._elsewhere())
             return Outcome(self.key, 0, {}, mark, "no", copied)
         if row.state == states.JUDGE and order.policy != "replace":
             raise Refused(
@@ -392,9 +398,8 @@ class LinkItem:
     key: str
     row: Row
     leader: str
-    twin: int | None = (
-        None  # inode and size of what may be replaced: its change time moves when the leader's copy is made
-    )
+    twin: int | None = None  # inode and size of what may be replaced: its change time moves with the leader's
+    stands: bool = True  # is the leader's copy there, and ours?
 
     @property
     def revision(self) -> str:
@@ -431,12 +436,15 @@ class LinkItem:
             for task in tasks:
                 try:
                     control.check()
-                    stored = stored_as(task.key)
-                    mark = order.store.link(
-                        there, stored_as(task.leader), stored, task.expected(order.store.entry(stored))
-                    )
+                    if not task.stands:
+                        raise FileNotFoundError
+                    stored, leader = stored_as(task.key), stored_as(task.leader)
+                    found, first = order.store.entry(stored), order.store.entry(leader)
+                    mark = order.store.link(there, leader, stored, task.expected(found))
                     source = Mark(0, task.row.size, task.row.mtime_ns, 0)
-                    copied = Copied("copied", source, stored=stored if stored != task.key else None)
+                    linked = found is not None and first is not None and found.inode == first.inode != 0
+                    action = "checked" if linked else "copied"
+                    copied = Copied(action, source, stored=stored if stored != task.key else None)
                     answers.append(Outcome(task.key, task.row.size, {}, mark, "no", copied))
                 except FileNotFoundError:
                     message = f"the file it is a hard link of was not copied: {printable(task.key)}"
@@ -461,12 +469,32 @@ def copy_tasks(journal: Journal, order: Order, control: Control) -> Iterator[Cop
 
 
 def link_tasks(journal: Journal, order: Order, control: Control) -> Iterator[LinkItem]:
-    """The hard links of the plan."""
+    """The hard links of the plan whose first name stands; one whose first name is put aside waits for the next listing."""
     for folder, row in journal.open_rows((states.LINK,)):
         if control.stopped:
             return
         leader, twin = journal.detail(folder, row.name, "leader"), journal.detail(folder, row.name, "twin")
-        yield LinkItem(order, os.fsdecode(folder + row.name), row, os.fsdecode(leader), twin)
+        first = journal.row(leader)
+        if first is None or not first.open:
+            stands = first is not None and first.state == states.DONE
+            yield LinkItem(order, os.fsdecode(folder + row.name), row, os.fsdecode(leader), twin, stands)
+
+
+def orphan_tasks(journal: Journal, order: Order, control: Control) -> Iterator[CopyItem]:
+    """Hard links whose first name was refused or failed: the next name is copied in its place, the others wait for that."""
+    heirs: dict[bytes, bytes] = {}
+    for folder, row in journal.open_rows((states.LINK,)):
+        if control.stopped:
+            return
+        path, leader = folder + row.name, journal.detail(folder, row.name, "leader")
+        first = journal.row(leader)
+        if leader in heirs:
+            journal.settle([(folder, row, {"leader": heirs[leader]})])
+        elif first is not None and first.state in {states.FAILED, states.CONFLICT}:
+            heirs[leader] = path
+            heir = row._replace(kind=states.FILE, state=states.COPY if row.digest is None else states.CHECK)
+            journal.settle([(folder, heir, {"leader": None, "twin": None})])
+            yield CopyItem(order, os.fsdecode(path), heir)
 
 
 @dataclass(slots=True)

@@ -87,7 +87,7 @@ def _beside(dst: str, state: str) -> tuple[str, str]:
 def _writable(folder: str, parent: str) -> bool:
     if os.path.isdir(folder):  # a record that lies there is the record, also on a disk that is mounted for reading only
         return os.access(folder, os.W_OK | os.X_OK) or _holds_records(folder)
-    return os.access(_existing(parent), os.W_OK | os.X_OK)
+    return not os.path.lexists(folder) and os.access(_existing(parent), os.W_OK | os.X_OK)
 
 
 def _holds_records(folder: str) -> bool:

@@ -118,6 +118,10 @@ class Plan:
             if isinstance(error, Refused) or self.names.is_news(path):
                 yield _failed(path, error.code, str(error))
             return
+        except OSError as error:
+            listing.close()
+            yield _failed(path, self.store.translated(error, path).code, f"{error.strerror} at the destination: {printable(path)}")
+            return
         self._visited += 1
         yield from self._merge(path, folder, facts, listing, twin, stack, scratch)
 
@@ -303,18 +307,29 @@ class Plan:
             if not usable:
                 continue
             leader = (done or usable)[0]
+            first = self._inode_of(leader)
             for path, state in group:
-                if path != leader and state in {states.COPY, states.REPLACE}:
+                checks = state in {states.CHECK, *states.CHECK_ONE} and first is not None and self._inode_of(path) == first
+                if path != leader and (checks or state in {states.COPY, states.REPLACE}):
                     head, _, name = path.rpartition(b"/")
                     row = self.journal.row(path)
                     assert row is not None
                     linked = row._replace(kind=states.HARDLINK, state=states.LINK)
-                    details = {"leader": leader, "twin": self._twin_of(path, row) if state == states.REPLACE else None}
+                    details = {"leader": leader, "twin": None if state == states.COPY else self._twin_of(path, row)}
                     self.journal.settle([(head + b"/" if head else b"", linked, details)])
-                    self.totals.open_bytes -= row.size
-                    self.totals.room -= row.size
+                    self.totals.open_bytes -= row.size if state != states.CHECK_STORED else 0
+                    self.totals.room -= 0 if checks else row.size
                     self.totals.links += 1
 
+    def _inode_of(self, path: bytes) -> int | None:
+        """The inode at the destination, where inodes mean something."""
+        head, _, name = os.fsdecode(path).rpartition("/")
+        if self.at is None or not self.store.disk.steady:
+            return None
+        try:
+            return system.lstat(self.at.open(head), name).st_ino
+        except (OSError, ScopeferryError):
+            return None
 
     def _twin_of(self, path: bytes, row: Row) -> int | None:
         """What of ours stands where a link is to be made: inode and size, for its change time will move with the leader's."""
@@ -369,8 +384,13 @@ class _Folder:
             name = entry.name
             try:
                 facts = entry.stat(follow_symlinks=False)
-            except OSError:
+            except FileNotFoundError:
                 continue  # vanished between listing and look; its row says so
+            except OSError as error:  # a folder that may be listed, and not entered
+                known(name.encode(code, errors), None)
+                problem = plan.source.translated(error, self.head + name)
+                self.events.append(_failed(self.head + name, problem.code, str(problem)))
+                continue
             raw = name.encode(code, errors)
             row = known(raw, None)
             mode, size = facts.st_mode, facts.st_size
@@ -526,7 +546,9 @@ class _Folder:
                 return states.CONFLICT, "SF-503"
             return states.CHECK, ""  # in flight when a run was killed
         if facts.st_size != there.st_size and plan.policy == "refuse" and not stat.S_ISLNK(facts.st_mode):
-            return states.CONFLICT, "SF-501"
+            maybe = row is not None and row.open and row.digest is not None and row.stored_mtime_ns == there.st_mtime_ns
+            if not maybe:  # else it may be ours still: our own renames and links move change times
+                return states.CONFLICT, "SF-501"
         return states.JUDGE, ""
 
     def _settle(

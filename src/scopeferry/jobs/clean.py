@@ -292,7 +292,7 @@ class CleanJob:
 
         needed = self.settings.copies_needed or len(self.checks)
         workers = self.settings.workers or (WORKERS_NETWORK if self.source.disk.network else WORKERS)
-        items = max(1, min(BATCH_ITEMS, publish.system.file_limit() // 2 // workers - 8))
+        items = publish.batch_items(workers, BATCH_ITEMS)
         named: dict[str, int] = {}
         with ThreadPoolExecutor(workers, thread_name_prefix="scopeferry") as executor:
             tasks = source_tasks(self.source, copies, needed, self.control)

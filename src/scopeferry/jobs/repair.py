@@ -144,7 +144,7 @@ class RepairJob:
         ledger = RepairLedger(listing, healing, self.record, self.check.journal, self.result.run)
         network = healing.store.disk.network or healing.source.disk.network
         workers = self.settings.workers or (WORKERS_NETWORK if network else WORKERS)
-        items = max(1, min(BATCH_ITEMS, publish.system.file_limit() // 2 // workers - 8))
+        items = publish.batch_items(workers, BATCH_ITEMS)
         try:
             with ThreadPoolExecutor(workers, thread_name_prefix="scopeferry") as executor:
                 for tasks in (repair_tasks, relink_tasks):

@@ -22,7 +22,7 @@ from scopeferry.copying.plan import Plan, Totals
 from scopeferry.errors import CODES, Failed, Interrupted, NoSpace, ScopeferryError, Temporary, UsageError
 from scopeferry.jobs import receipts
 from scopeferry.jobs.registered import ended, register
-from scopeferry.jobs.result import Result
+from scopeferry.jobs.result import MAX_PROBLEMS, Result
 from scopeferry.kernel import digest as digests
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
@@ -101,7 +101,7 @@ class TransferJob:
         self.journal: Journal | None = None
         self.record: record.Record | None = None
         self.lock: place.Lock | None = None
-        self.conflicts: set[str] = set()
+        self.named: set[tuple[str, str]] = set()  # what a listing has said of a path: said once
         self.registration: runs.Registration | None = None
         self.meter = Meter(os.path.basename(self.result.source), self.control, settings.verify)
         self._noted = self.started
@@ -232,14 +232,14 @@ class TransferJob:
     def _run(self, journal: Journal, order: Order, ledger: CopyLedger) -> Iterator[Event | None]:
         from concurrent.futures import ThreadPoolExecutor
 
-        from scopeferry.copying.copy import copy_tasks, link_tasks
+        from scopeferry.copying.copy import copy_tasks, link_tasks, orphan_tasks
         from scopeferry.copying.finish import refresh_links
         from scopeferry.kernel.run import BATCH_ITEMS, Line, run
 
         workers = self.settings.workers or (16 if order.source.disk.network or order.store.disk.network else 4)
-        items = max(1, min(BATCH_ITEMS, system.file_limit() // 2 // workers - 8))
+        items = publish.batch_items(workers, BATCH_ITEMS)
         with ThreadPoolExecutor(workers, thread_name_prefix="scopeferry") as executor:
-            for tasks in (copy_tasks, link_tasks):
+            for tasks in (copy_tasks, orphan_tasks, link_tasks):
                 line = Line(tasks(journal, order, self.control), ledger)
                 yield from self._take(run([line], executor, slots=workers, control=self.control, batch_items=items))
         if not self.control.stopped:
@@ -282,6 +282,11 @@ class TransferJob:
                 if data["code"] not in result.codes:
                     result.add(data["code"], "", data["message"], data.get("hint", ""))
                 return
+            named = (data["code"], event.path)
+            if not event.run and named in self.named:
+                return  # the first listing has said it
+            if not event.run and len(self.named) < MAX_PROBLEMS:
+                self.named.add(named)
             result.add(data["code"], event.path, data["message"], data.get("hint", ""))
             result.failed += CODES[data["code"]][0] != 0
         elif event.kind == "note":

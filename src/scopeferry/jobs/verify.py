@@ -352,7 +352,7 @@ class VerifyJob:
         )
         network = check.disk.network or (check.source is not None and check.source.disk.network)
         workers = self.settings.workers or (WORKERS_NETWORK if network else WORKERS)
-        items = max(1, min(BATCH_ITEMS, system.file_limit() // 2 // workers - 8))
+        items = publish.batch_items(workers, BATCH_ITEMS)
         with ThreadPoolExecutor(workers, thread_name_prefix="scopeferry") as executor:
             tasks = check_tasks(self.listing, check, self.control, states.CHECK)
             for event in run([Line(tasks, ledger)], executor, slots=workers, control=self.control, batch_items=items):

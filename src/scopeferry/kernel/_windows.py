@@ -424,6 +424,12 @@ def folder_stat(folder: Folder) -> os.stat_result:
     return _result(_facts(folder.handle))
 
 
+def close(fd: int, *, near: bool = False) -> None:
+    """Close a file."""
+    del near
+    os.close(fd)
+
+
 def fstat(fd: int | Folder) -> os.stat_result:
     """The open file or folder."""
     return _result(_facts(_handle(fd)))
@@ -628,13 +634,15 @@ def set_size(fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 
 
-def set_attributes(fd: int | Folder, mode: int | None, mtime_ns: int | None, atime_ns: int) -> None:
+def set_attributes(
+    fd: int | Folder, mode: int | None, mtime_ns: int | None, atime_ns: int, *, near: bool = False
+) -> None:
     """Permission bits and modification time of an open file or folder, where asked for.
 
     `atime_ns` is not needed here: the access time stays as it is. The handle that wrote is the one that sets the time,
     for otherwise closing it would set another one.
     """
-    del atime_ns
+    del atime_ns, near
     if mode is None and mtime_ns is None:
         return
     handle = _handle(fd)
@@ -672,9 +680,9 @@ def set_owner(fd: int | Folder, uid: int, gid: int) -> None:
     raise OSError(errno.ENOTSUP, f"no owner {uid}:{gid} on this system", str(fd))
 
 
-def xattrs(fd: int | Folder) -> dict[str, bytes]:
+def xattrs(fd: int | Folder, *, near: bool = False) -> dict[str, bytes]:
     """All extended attributes of an open file: none on this system."""
-    del fd
+    del fd, near
     return {}
 
 
@@ -716,8 +724,9 @@ def flush_folder(folder: Folder) -> None:
             _close(handle)
 
 
-def drop(fd: int) -> None:
+def drop(fd: int, *, near: bool = False) -> None:
     """From now on read this file from storage: it is opened anew, by its handle, without buffering. Flush it first."""
+    del near
     _unbuffered.pop(fd, None)
     with suppress(OSError):
         handle = _call("ReOpenFile", _handle(fd), _READ, _SHARE_ALL, _NO_BUFFERING | _SEQUENTIAL)
@@ -729,9 +738,9 @@ def drop(fd: int) -> None:
         _unbuffered[fd] = _handle(fd)
 
 
-def fetch(fd: int, size: int) -> None:
+def fetch(fd: int, size: int, *, near: bool = False) -> None:
     """Ask for a file to be read ahead: nothing to gain without buffering."""
-    del fd, size
+    del fd, size, near
 
 
 def is_cached(fd: int) -> bool:

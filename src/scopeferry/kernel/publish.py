@@ -32,7 +32,7 @@ Folder = system.Folder
 
 LARGE = 16 << 20  # a temporary file of at least this size is continued by the next run
 PART_PREFIX, PART_SUFFIX = ".sf-", ".part"
-FEW = 64  # folders kept open by one `Folders`
+FEW = 16  # folders kept open by one `Folders`
 
 #: The file systems whose inodes, change times and `syncfs` are what they say.
 KERNEL_LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"}
@@ -161,6 +161,14 @@ def part_hash(name: str) -> str | None:
     return None
 
 
+def batch_items(workers: int, most: int) -> int:
+    """How many items a batch may have: all workers together hold at most half of the descriptors that this process may.
+
+    An item takes two of them, a batch three sets of folders.
+    """
+    return max(1, min(most, (system.file_limit() // 2 // workers - 3 * FEW) // 2))
+
+
 class Folders:
     """Folders below a root, opened name by name and never through a link. The last few stay open; close it when done.
 
@@ -192,7 +200,7 @@ class Folders:
         return self._root
 
     def open(self, path: str, *, make: bool = False) -> Folder:
-        """The folder at `path`; with `make`, what is missing of it is made.
+        """The folder at `path`; with `make`, what is missing of it is made. It stays open for the next few calls only.
 
         Raises Refused (SF-504) if a link, and (SF-502) if a file stands where a folder should be, else OSError.
         """
@@ -209,13 +217,25 @@ class Folders:
                 at = head
                 break
         folder = self._open[at] if at else self._root
-        for name in path[len(at) :].strip("/").split("/"):
-            at = f"{at}/{name}" if at else name
-            folder = self._enter(folder, name, at, make=make)
-            self._open[at] = folder
-            if len(self._open) > FEW:
-                system.close_folder(self._open.popitem(last=False)[1])
+        opened = ""  # the path of `folder`, if it was opened here
+        try:
+            for name in path[len(at) :].strip("/").split("/"):
+                at = f"{at}/{name}" if at else name
+                child = self._enter(folder, name, at, make=make)
+                if opened:
+                    self._keep(opened, folder, last=False)
+                folder, opened = child, at
+        finally:
+            if opened:
+                self._keep(opened, folder, last=opened == path)
         return folder
+
+    def _keep(self, path: str, folder: Folder, *, last: bool) -> None:
+        """Those on the way are closed first, so what was asked for in the last few calls stays open."""
+        self._open[path] = folder
+        self._open.move_to_end(path, last=last)
+        while len(self._open) > FEW:
+            system.close_folder(self._open.popitem(last=False)[1])
 
     def _enter(self, parent: Folder, name: str, path: str, *, make: bool) -> Folder:
         try:

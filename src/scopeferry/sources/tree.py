@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scopeferry.errors import ItemError, SourceChanged, UsageError
+from scopeferry.errors import ItemError, Refused, SourceChanged, UsageError
 from scopeferry.kernel import publish
 from scopeferry.kernel.publish import Disk, Folders, Mark, system
 from scopeferry.logs import printable
@@ -62,7 +62,7 @@ class TreeSource:
         except OSError as error:
             raise self.translated(error, path) from error
         try:
-            return SourceFile(self, folder, name, path, fd, before)
+            return SourceFile(self, folders, path, fd, before)
         except BaseException:
             os.close(fd)
             raise
@@ -82,7 +82,7 @@ class TreeSource:
         keep = self.keep
         if "xattrs" not in keep and "acl" not in keep:
             return {}
-        found = system.xattrs(fd)
+        found = system.xattrs(fd, near=not self.disk.network)
         if not found:
             return found
         every = "owner" in keep and system.is_root()
@@ -108,8 +108,8 @@ class TreeSource:
 class SourceFile:
     """One open file of a tree. See ``stores.store.Reader``."""
 
-    def __init__(self, source: TreeSource, folder: Any, name: str, path: str, fd: int, before: os.stat_result) -> None:
-        self.source, self.folder, self.name, self.path, self.fd = source, folder, name, path, fd
+    def __init__(self, source: TreeSource, folders: Folders, path: str, fd: int, before: os.stat_result) -> None:
+        self.source, self.folders, self.path, self.fd = source, folders, path, fd
         self.stat = system.fstat(fd)
         self.size = self.stat.st_size
         if _identity(self.stat) != _identity(before):
@@ -126,7 +126,7 @@ class SourceFile:
     def close(self) -> None:
         """Close the file; twice is harmless."""
         if self.fd >= 0:
-            os.close(self.fd)
+            system.close(self.fd, near=not self.source.disk.network)
             self.fd = -1
 
     @property
@@ -154,13 +154,14 @@ class SourceFile:
 
     def check(self) -> Mark:
         """The mark, if descriptor and path are still the file that was opened; raises SourceChanged."""
+        head, _, name = self.path.rpartition("/")
         try:
-            now, there = system.fstat(self.fd), system.lstat(self.folder, self.name)
-        except OSError as error:
+            there = system.lstat(self.folders.open(head), name)
+        except (OSError, Refused) as error:
             raise SourceChanged(f"vanished while it was read: {printable(self.path)}", path=self.path) from error
-        if _identity(now) != _identity(self.stat) or _identity(there) != _identity(self.stat):
+        if _identity(there) != _identity(self.stat):  # the same inode: what the path says holds for the descriptor too
             raise SourceChanged(f"changed while it was read: {printable(self.path)}", path=self.path)
-        return publish.mark(now)
+        return publish.mark(there)
 
 
 class Ahead:
@@ -187,7 +188,7 @@ class Ahead:
         """Open a file and have its first bytes fetched. What goes wrong is raised by `open`."""
         try:
             file = self._open[path] = self._source.open(self._folders, path)
-            system.fetch(file.fd, file.size)
+            system.fetch(file.fd, file.size, near=not self._source.disk.network)
         except ItemError as error:
             self._open[path] = error
 

@@ -21,7 +21,16 @@ from scopeferry.kernel.digest import Digests
 from scopeferry.kernel.publish import LARGE, Folders, Mark, system
 from scopeferry.kernel.task import Control
 from scopeferry.logs import printable
-from scopeferry.stores.files import BLOCK, apply_attributes, buffer, hash_file, lost_times, other_buffer, set_aside
+from scopeferry.stores.files import (
+    BLOCK,
+    apply_to_link,
+    buffer,
+    give_attributes,
+    hash_file,
+    lost_times,
+    other_buffer,
+    set_aside,
+)
 from scopeferry.stores.store import Attributes, Entry, FlushError, ProofError, Prove, Reader, Upload
 
 if TYPE_CHECKING:
@@ -58,6 +67,7 @@ class Batch:
     def __init__(self, store: LocalStore, folders: Folders, prove: Prove, control: Control) -> None:
         self.store, self.folders, self.prove, self.control = store, folders, prove, control
         self.found: dict[int, Entry | ScopeferryError] = {}
+        self.near = not store.disk.network
 
     def put(self, uploads: Sequence[Upload]) -> dict[int, Entry | ScopeferryError]:
         parts: dict[int, _Part] = {}
@@ -103,8 +113,8 @@ class Batch:
             if upload.target is not None:
                 self._writable(folder, lambda: system.make_link(upload.target or "", folder, part.name), part.name)
                 part.attributes = upload.attributes
-                if upload.attributes and upload.attributes.mtime_ns is not None:
-                    system.set_link_time(folder, part.name, upload.attributes.mtime_ns)
+                if upload.attributes is not None:
+                    part.lost = apply_to_link(folder, part.name, upload.attributes)
                 return part
             assert upload.open is not None
             with upload.open() as reader:
@@ -112,7 +122,7 @@ class Batch:
                 self._pour(reader, part, have)
                 part.source = reader.check()
                 part.attributes = reader.attributes()
-            part.lost = apply_attributes(part.fd, part.attributes)
+            part.lost = give_attributes(part.fd, part.attributes, near=self.near)
         except BaseException:
             keep = self.control.stopped and part.size >= LARGE
             self._discard(part, keep=keep)
@@ -241,14 +251,14 @@ class Batch:
         """Ask for all cached pages to be dropped, look at one file whether they are gone, then have all of them fetched at once."""
         files = [part for part in parts.values() if part.fd >= 0 and self.prove.wants(os.fsencode(part.upload.key))]
         for part in files:
-            system.drop(part.fd)
+            system.drop(part.fd, near=self.near)
             part.read_back = self.store.disk.read_back
         looked_at = next((part for part in files if part.size > 0), None)
         if looked_at is not None and self.store.disk.read_back == "storage" and system.is_cached(looked_at.fd):
             for part in files:
                 part.read_back = "memory"
         for part in files:
-            system.fetch(part.fd, part.size)
+            system.fetch(part.fd, part.size, near=self.near)
 
     def _prove(self, part: _Part) -> None:
         if part.read_back == "no":
@@ -315,7 +325,7 @@ class Batch:
     def _discard(self, part: _Part, *, keep: bool = False) -> None:
         """Close the part, and remove what has no final name."""
         if part.fd >= 0:
-            os.close(part.fd)
+            system.close(part.fd, near=self.near)
             part.fd = -1
         if not keep and publish.part_hash(part.name) is not None:
             with contextlib.suppress(OSError, ScopeferryError):

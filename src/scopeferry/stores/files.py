@@ -60,8 +60,19 @@ def hash_file(fd: int, algorithm: str, size: int, control: Control) -> bytes | N
     return digests.result()[algorithm] if at == size else None
 
 
+def give_attributes(fd: int, wanted: Attributes, *, near: bool) -> list[str]:
+    """As `apply_attributes`, for a file that was just made: there is nothing to look at if only mode and time are wanted."""
+    if wanted.owner is not None or wanted.xattrs:
+        return apply_attributes(fd, wanted)
+    try:
+        system.set_attributes(fd, wanted.mode, wanted.mtime_ns, wanted.mtime_ns or 0, near=near)
+    except OSError:
+        return apply_attributes(fd, wanted)
+    return []
+
+
 def apply_attributes(fd: int, wanted: Attributes) -> list[str]:
-    """Owner, xattrs, mode, times, in this order (a 0444 file takes no xattr from its owner); the kinds that could not be set."""
+    """Owner, xattrs, mode, times, in this order (a 0444 file takes no xattr from its owner); what could not be set."""
     lost = []
     now = system.fstat(fd)
     if wanted.owner is not None and wanted.owner != (now.st_uid, now.st_gid):
@@ -84,6 +95,20 @@ def apply_attributes(fd: int, wanted: Attributes) -> list[str]:
         system.set_attributes(fd, mode, mtime_ns, now.st_atime_ns)
     except OSError:
         lost.append("mode" if mode is not None else "times")
+    return lost
+
+
+def apply_to_link(folder: Any, name: str, wanted: Attributes) -> list[str]:
+    """Owner and time of a symbolic link, where it has others; the kinds that could not be set."""
+    lost = []
+    now = system.lstat(folder, name)
+    if wanted.owner is not None and wanted.owner != (now.st_uid, now.st_gid):
+        try:
+            system.set_link_owner(folder, name, *wanted.owner)
+        except OSError:
+            lost.append("owner")
+    if wanted.mtime_ns is not None and wanted.mtime_ns != now.st_mtime_ns:
+        system.set_link_time(folder, name, wanted.mtime_ns)
     return lost
 
 

@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from scopeferry.errors import Failed, ItemError, NoSpace, Refused, ScopeferryError, SourceChanged, Temporary
 from scopeferry.kernel import publish
@@ -161,14 +162,15 @@ class LocalStore:
         if not stat.S_ISREG(wanted.st_mode):
             raise Refused(f"no longer a file at the destination: {leader}", code="SF-502", path=key)
         try:
-            system.hard_link(source, from_name, folder, name)
+            if not _stands(folder, name, wanted):
+                _hard_link(source, from_name, folder, name)
         except FileExistsError:
             there = system.lstat(folder, name)
             if (there.st_dev, there.st_ino) != (wanted.st_dev, wanted.st_ino):
                 if expected is None:
                     raise Refused(f"other content stands at the destination: {key}", code="SF-501", path=key) from None
                 part = publish.part_name(os.fsencode(key), self.attempt)
-                system.hard_link(source, from_name, folder, part)
+                _hard_link(source, from_name, folder, part)
                 try:
                     publish.publish(folder, part, name, expected, key)
                 except BaseException:
@@ -245,6 +247,22 @@ class LocalStore:
         if code in {errno.EACCES, errno.EPERM}:
             return ItemError(f"no permission to write {shown}", code="SF-212", path=path)
         return ItemError(f"write error at {shown}: {error.strerror or error}", code="SF-211", path=path)
+
+
+def _stands(folder: Any, name: str, wanted: os.stat_result) -> bool:
+    try:
+        there = system.lstat(folder, name)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino)
+
+
+def _hard_link(source: Any, from_name: str, folder: Any, name: str) -> None:
+    try:
+        system.hard_link(source, from_name, folder, name)
+    except PermissionError:  # a read-only folder of ours
+        system.open_up(folder)
+        system.hard_link(source, from_name, folder, name)
 
 
 def _another_try(error: ScopeferryError, tries: int) -> float | None:

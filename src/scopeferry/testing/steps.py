@@ -101,11 +101,11 @@ class Steps:
         return due
 
     def _wrapped(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             for what in self._due("before", name, arguments):
                 what(*arguments)
             due = self._due("instead", name, arguments)
-            answer = due[-1](function, *arguments) if due else function(*arguments)
+            answer = due[-1](function, *arguments) if due else function(*arguments, **named)
             for what in self._due("after", name, arguments):
                 what(answer, *arguments)
             return answer
