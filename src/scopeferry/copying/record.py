@@ -139,6 +139,7 @@ class Record:
             os.fsync(fd)
         except OSError:
             os.ftruncate(fd, size)
+            self._file.seek(size)
             raise
 
     def hold_room(self) -> None:
@@ -213,6 +214,15 @@ def header(
         "sources": [] if source is None else [source], "destination": destination, "digests": list(digests),
         "keep": [*KEEP_DEFAULT, "owner"], **more,
     }  # fmt: skip
+
+
+def sweep(folder: str) -> None:
+    """Remove what a killed run left half-written: manifests and receipts that never got their names."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for name in os.listdir(folder):
+            if name.endswith(".part") and name.startswith(("manifest.", "receipt.")):
+                with suppress(OSError):
+                    os.unlink(os.path.join(folder, name))
 
 
 def end_cut_off(folder: str) -> str | None:

@@ -142,6 +142,7 @@ class TransferJob:
         os.makedirs(os.path.dirname(self.place.journal), mode=0o700, exist_ok=True)
         if self.place.elsewhere:
             self.result.add("SF-906", self.place.records, self.place.elsewhere)
+        record.sweep(self.place.records)
         record.end_cut_off(self.place.records)
         self.journal = Journal(self.place.journal)
         self._rebuild(self.journal)
@@ -420,7 +421,7 @@ class TransferJob:
             self._add(self._system_error(error))
         rec.give_up_room()
         try:
-            if not rec.begun and self.result.ok and record.last_end(self.place.records).get("state") != "complete":
+            if not rec.begun and self.result.ok and not self._is_told():
                 rec.begin()  # what an earlier run left undone is done now: that is worth a generation of its own
             journal.commit()
             if rec.begun or journal.get("dirty") or not os.path.exists(self.manifest_path):
@@ -442,6 +443,11 @@ class TransferJob:
         except OSError as problem:
             self._add(_system_error(problem, self.place.records))
         self.result.receipt = receipts.path_in(self.place.records, there=True)
+
+    def _is_told(self) -> bool:
+        """Does a generation say that the copy is complete, and a receipt?"""
+        records = self.place.records
+        return record.last_end(records).get("state") == "complete" and bool(receipts.path_in(records, there=True))
 
     @property
     def manifest_path(self) -> str:
