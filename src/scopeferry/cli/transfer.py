@@ -33,4 +33,5 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from scopeferry.jobs.transfer import TransferJob
 
     job = TransferJob(args.SRC, args.DST, settings.transfer(dry_run=args.dry_run))
+    job.may_fork = True
     return watch(job, console, args, interval_s=settings.get("interval"))

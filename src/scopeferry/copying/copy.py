@@ -113,12 +113,27 @@ def _run(tasks: Sequence[CopyItem], control: Control) -> list[Outcome | Failure]
                     answers[index] = found
                 else:
                     uploads[index] = found
+            _flush_names(tasks, answers, there)
             _put(tasks, uploads, answers, control)
     except (OSError, ScopeferryError) as error:  # a whole side is away, or the run was stopped
         for index, task in enumerate(tasks):
             item = order.source.translated(error, task.key) if isinstance(error, OSError) else error
             answers.setdefault(index, Failure.of(task.key, item))
     return [answers[index] for index in range(len(tasks))]
+
+
+def _flush_names(tasks: Sequence[CopyItem], answers: dict[int, Outcome | Failure], there: Folders) -> None:
+    """What was found to be there may have got its name just before a run was killed: its folder is flushed too."""
+    heads = {tasks[i].stored.rpartition("/")[0] for i, answer in answers.items() if isinstance(answer, Outcome)}
+    for head in heads:
+        try:
+            system.flush_folder(there.open(head))
+        except (OSError, ScopeferryError) as error:
+            store = tasks[0].order.store
+            item = store.translated(error, head or ".") if isinstance(error, OSError) else error
+            for i, answer in list(answers.items()):
+                if isinstance(answer, Outcome) and tasks[i].stored.rpartition("/")[0] == head:
+                    answers[i] = Failure.of(tasks[i].key, item)
 
 
 def _put(

@@ -37,10 +37,14 @@ from scopeferry.stores.local import LocalStore
 from scopeferry.stores.store import Prove
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from scopeferry.copying.copy import CopyLedger
 
 NOTE_S = 1.0  # how often the journal is told how the run stands, for `status`
 OF_THE_RUN = {1, 7, 75, 130}  # exit codes of what stops a run, not of one item
+MANY = 500  # from so many files on, of less than SMALL_BYTES each, workers are worth a process of their own
+SMALL_BYTES = 1 << 20
 PASSES = 4  # the first, and at most three more for what changed meanwhile
 MARGIN = 1.02
 
@@ -105,6 +109,7 @@ class TransferJob:
         self.registration: runs.Registration | None = None
         self.meter = Meter(os.path.basename(self.result.source), self.control, settings.verify)
         self._noted = self.started
+        self.may_fork = False
         self.result.details.update(digests=list(self.digests), verify=settings.verify, links=0, unproved=0)
 
     @property
@@ -221,7 +226,7 @@ class TransferJob:
             )
             if ledger is None:
                 ledger = _ledger(journal, rec, order, self.result.run)
-            yield from self._run(journal, order, ledger)
+            yield from self._run(journal, order, ledger, plan.totals)
             if self.control.stopped or not (ledger.changed or ledger.moving):
                 break
             ledger.moving = 0
@@ -230,21 +235,32 @@ class TransferJob:
             self._still_written(journal)
         yield from self._set_folders(journal, rec, order)
 
-    def _run(self, journal: Journal, order: Order, ledger: CopyLedger) -> Iterator[Event | None]:
-        from concurrent.futures import ThreadPoolExecutor
-
+    def _run(self, journal: Journal, order: Order, ledger: CopyLedger, totals: Totals) -> Iterator[Event | None]:
         from scopeferry.copying.copy import copy_tasks, link_tasks, orphan_tasks
         from scopeferry.copying.finish import refresh_links
         from scopeferry.kernel.run import BATCH_ITEMS, Line, run
 
         workers = self.settings.workers or (16 if order.source.disk.network or order.store.disk.network else 4)
         items = publish.batch_items(workers, BATCH_ITEMS)
-        with ThreadPoolExecutor(workers, thread_name_prefix="scopeferry") as executor:
+        with self._executor(order, workers, totals) as executor:
             for tasks in (copy_tasks, orphan_tasks, link_tasks):
                 line = Line(tasks(journal, order, self.control), ledger)
                 yield from self._take(run([line], executor, slots=workers, control=self.control, batch_items=items))
         if not self.control.stopped:
             refresh_links(journal, order)
+
+    def _executor(self, order: Order, workers: int, totals: Totals) -> Executor:
+        """Threads; for many small files on local disks forks of this process, where the caller allows them."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        small = totals.open >= MANY and totals.open_bytes < SMALL_BYTES * totals.open
+        local = not (order.source.disk.network or order.store.disk.network)
+        if self.may_fork and small and local and workers > 1 and self.settings.limit is None:
+            from scopeferry.kernel.forks import Forks, can_fork
+
+            if can_fork():
+                return Forks(workers, self.control)
+        return ThreadPoolExecutor(workers, thread_name_prefix="scopeferry")
 
     def _stoppable(self, events: Iterator[Event | None]) -> Iterator[Event | None]:
         """Raise the reason to stop between two of them."""

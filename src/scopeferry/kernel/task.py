@@ -86,6 +86,7 @@ class Control:
         self.waiting = ""
         self._limit = limit
         self._stop = threading.Event()
+        self._told_of_stop: list[Callable[[], object]] = []
         self._reason: ScopeferryError | None = None
         self._lock = threading.Lock()
         self._waits: dict[str, float] = {}
@@ -105,6 +106,14 @@ class Control:
         if self._reason is None:
             self._reason = reason
         self._stop.set()
+        for tell in self._told_of_stop:
+            tell()
+
+    def on_stop(self, tell: Callable[[], object]) -> None:
+        """Have `tell` called when the run is stopped; it must be safe in a signal handler."""
+        self._told_of_stop.append(tell)
+        if self.stopped:
+            tell()
 
     def check(self) -> None:
         """Raise the reason to stop, if there is one."""
