@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from stat import S_ISDIR
 from typing import Any
@@ -74,6 +74,7 @@ class Plan:
     read_only: bool = False
     only: str | None = None
     again: bool = False
+    may_fork: bool = False
     totals: Totals = field(default_factory=Totals)
     unlisted: int = 0
     at: Folders | None = None
@@ -85,16 +86,45 @@ class Plan:
         scratch = self.journal.scratch()
         scratch.clear()
         stack = [""]
+        known = self._settled()
         with self.source.folders() as here, _twin(self.store.root) as there:
             self.at = there
             while stack:
                 path = stack.pop()
-                yield from self._folder(path, here, there, stack, scratch)
+                quiet = known.get(os.fsencode(path) + b"/" if path else b"") if known else None
+                if quiet is not None:
+                    yield self._pass(path, *quiet, stack)
+                else:
+                    yield from self._folder(path, here, there, stack, scratch)
             if self._has_links:
                 self._group_links(scratch)
             if self._visited < self.journal.folder_count():
                 yield from self._vanished_folders(here)
         self.journal.commit()
+
+    def apart(self) -> Plan:
+        """The same plan with counts of its own."""
+        return replace(self, totals=Totals())
+
+    def _settled(self) -> dict[bytes, tuple[int, int, int, list[str]]]:
+        if not self.may_fork:
+            return {}
+        from scopeferry.copying.settled import settled
+
+        return settled(self)
+
+    def _pass(self, path: str, count: int, size: int, extras: int, folders: list[str], stack: list[str]) -> Event:
+        """Take a settled folder as it was found."""
+        totals = self.totals
+        self._visited += 1
+        totals.folders += 1
+        totals.files += count
+        totals.done += count
+        totals.bytes += size
+        totals.done_bytes += size
+        totals.extras += extras
+        stack.extend(f"{path}/{name}" if path else name for name in reversed(folders))
+        return Event("found", path=path, items=count, bytes=size)
 
     # -- one folder ------------------------------------------------------------------------------------------------------
 
@@ -131,7 +161,7 @@ class Plan:
         head = f"{path}/" if path else ""
         prefix = os.fsencode(head)
         known = self.journal.folder_facts(prefix)
-        merge = _Folder(self, path, head, folder, twin)
+        merge = FolderMerge(self, path, head, folder, twin)
         with listing:
             entries = list(islice(listing, CHUNK))
             small = len(entries) < CHUNK and (known is None or self.journal.count(prefix) <= 4 * CHUNK)
@@ -166,7 +196,7 @@ class Plan:
         totals.new_folders += twin is None
         yield Event("found", path=path, items=merge.count, bytes=merge.bytes)
 
-    def _twins(self, merge: _Folder, prefix: bytes, entries: list[Any] | None, rows: dict[bytes, Any]) -> None:
+    def _twins(self, merge: FolderMerge, prefix: bytes, entries: list[Any] | None, rows: dict[bytes, Any]) -> None:
         """Let `names` see all names of a folder: those that stand at the destination keep theirs."""
         journal = self.journal
         renamed = journal.renamed(prefix).items()
@@ -191,7 +221,7 @@ class Plan:
                 journal.plan(prefix, ())
                 journal.note("as", [(prefix, os.fsencode(name), os.fsencode(stored_path))])
 
-    def _keys(self, merge: _Folder, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _keys(self, merge: FolderMerge, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """(what the destination takes for the same, name) of all names of a folder too large for memory."""
         key = self.names.key
         with self.source.folders() as own, system.scan(own.open(merge.path)) as listing:  # two listings, two descriptors
@@ -202,24 +232,27 @@ class Plan:
             if (found := key(os.fsdecode(raw))) is not None:
                 yield os.fsencode(found), raw
 
-    def _write(self, prefix: bytes, merge: _Folder, facts: os.stat_result, known: Any) -> None:
+    def _write(self, prefix: bytes, merge: FolderMerge, facts: os.stat_result, known: Any) -> None:
         self.journal.plan(prefix, merge.changed)
         merge.changed = []
 
     def _note_folder(self, prefix: bytes, facts: os.stat_result, twin: Any, known: Any) -> None:
         """Folders whose mode or time differ from the source's are set right at the end."""
-        mode, mtime_ns = facts.st_mode & 0o7777, facts.st_mtime_ns
+        touched = self.folder_state(facts, twin, known)
+        if touched is not None:
+            self.journal.plan(prefix, (), mode=facts.st_mode & 0o7777, mtime_ns=facts.st_mtime_ns, touched=touched)
+
+    def folder_state(self, facts: os.stat_result, twin: Any, known: Any) -> bool | None:
+        """Is a folder to be set right? None if the journal has it as it is on both sides."""
         right = False
         if twin is not None:
-            there = system.folder_stat(twin)
-            keep = self.source.keep
+            there, keep, store = system.folder_stat(twin), self.source.keep, self.store
             wanted = self.source.attributes(facts)
-            store = self.store
             right = ("mode" not in keep or "mode" in store.lacks or there.st_mode & 0o7777 == wanted.mode) and (
-                "times" not in keep or abs(there.st_mtime_ns - mtime_ns) < store.mtime_step_ns
+                "times" not in keep or abs(there.st_mtime_ns - facts.st_mtime_ns) < store.mtime_step_ns
             )
-        if known is None or known[1:3] != (mode, mtime_ns) or not (right or known[3]):
-            self.journal.plan(prefix, (), mode=mode, mtime_ns=mtime_ns, touched=not right)
+        noted = known is not None and known[1:3] == (facts.st_mode & 0o7777, facts.st_mtime_ns)
+        return None if noted and (right or known[3]) else not right
 
     def _extras(self, prefix: bytes, twin: Any, names: set[str] | None, rows: dict[bytes, Any] | None, scratch: Any) -> None:
         """Names only at the destination: counted; our own left-over temporary files are removed."""
@@ -349,7 +382,7 @@ class Plan:
         return fingerprint(0, 0, there.st_size)
 
 
-class _Folder:
+class FolderMerge:
     """The merge of one folder: what is in it, and the rows that change."""
 
     def __init__(self, plan: Plan, path: str, head: str, folder: Any, twin: Any) -> None:

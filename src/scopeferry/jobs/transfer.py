@@ -256,7 +256,8 @@ class TransferJob:
         small = totals.open >= MANY and totals.open_bytes < SMALL_BYTES * totals.open
         local = not (order.source.disk.network or order.store.disk.network)
         if self.may_fork and small and local and workers > 1 and self.settings.limit is None:
-            from scopeferry.kernel.forks import Forks, can_fork
+            from scopeferry.kernel.forks import Forks
+            from scopeferry.kernel.spread import can_fork
 
             if can_fork():
                 return Forks(workers, self.control)
@@ -325,7 +326,7 @@ class TransferJob:
     def _plan(self, journal: Journal, order: Order, *, again: bool, read_only: bool = False) -> Plan:
         return Plan(
             order.source, order.store, journal, order.recipe, self.selection, self.settings.on_conflict, self.settings.verify == "all" and not again,
-            self.names, read_only, self.only, again,
+            self.names, read_only, self.only, again, self.may_fork,
         )  # fmt: skip
 
     def _found(self, plan: Plan, *, first: bool) -> None:

@@ -5,7 +5,7 @@ again, and four of them then finish no sooner than one (measured on two cores: 2
 four, 5.2 s by two processes; rsync 7.5 s). Forks share no lock. They cost some milliseconds and import nothing anew, so a
 program that calls us needs no guard around its main module.
 
-Only for a process without other threads, for a fork copies none of them; `can_fork` says whether this is one. Each worker has
+Only for a process without other threads, for a fork copies none of them; ``spread.can_fork`` says whether this is one. Each worker has
 one thread here that hands it batches and waits. A worker that dies leaves its batch to that thread, which does it itself.
 Workers end with their parent, however it dies.
 """
@@ -17,8 +17,6 @@ import os
 import pickle
 import signal
 import socket
-import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -26,15 +24,10 @@ from queue import SimpleQueue
 from typing import Any
 
 from scopeferry.errors import Interrupted, ScopeferryError
+from scopeferry.kernel.spread import die_with
 from scopeferry.kernel.task import Control
 
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # are for the parent, which passes the wish to stop on
-
-
-def can_fork() -> bool:
-    """Is this Linux, and a process without other threads?"""
-    return sys.platform == "linux" and threading.active_count() == 1
 
 
 class Forks(Executor):
@@ -142,7 +135,7 @@ class _TheirControl(Control):
 def _serve(theirs: socket.socket, flag: mmap.mmap, parent_control: Control, parent: int) -> None:
     for name in _SIGNALS:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    _die_with(parent)
+    die_with(parent)
     control = _TheirControl(
         patience_gone_s=parent_control.patience_gone_s, patience_full_s=parent_control.patience_full_s
     )
@@ -160,11 +153,3 @@ def _serve(theirs: socket.socket, flag: mmap.mmap, parent_control: Control, pare
         answers = fn(tasks, control)
         pickle.dump((answers, control._reason, control.copied, control.verified), stream, pickle.HIGHEST_PROTOCOL)  # noqa: SLF001
         stream.flush()
-
-
-def _die_with(parent: int) -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)

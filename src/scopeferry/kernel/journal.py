@@ -107,6 +107,15 @@ class Journal:
         self._ids: dict[bytes, int] = {}
         self._db = self._open_or_set_aside()
 
+    @classmethod
+    def reading(cls, path: str) -> Journal:
+        """A journal that stands, opened for reading beside its writer."""
+        journal = cls.__new__(cls)
+        journal.path, journal.rebuilt, journal.fresh, journal._ids = path, "", False, {}
+        journal._db = sqlite3.connect(path, timeout=10, isolation_level=None)
+        journal._db.execute("PRAGMA query_only=1")
+        return journal
+
     def __enter__(self) -> Journal:
         return self
 
