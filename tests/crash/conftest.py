@@ -41,9 +41,17 @@ class Ship:
         """The command, one worker, under strace if asked for."""
         traced = ["strace", "-f", "-qq", "-o", str(self.log), *strace] if strace else []
         command = [*traced, str(COMMAND), "transfer", "--workers", "1", "--json", *self.options, *options]
-        return subprocess.run(
-            [*command, str(self.src), str(self.dst)], capture_output=True, text=True, check=False, timeout=120
-        )
+        env = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+        with subprocess.Popen(
+            [*command, str(self.src), str(self.dst)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        ) as process:
+            try:
+                out, err = process.communicate(timeout=120)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)  # says where each thread stands
+                out, err = process.communicate()
+                pytest.fail(f"it hangs: {err}")
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def inject(self, call: str, what: str, nth: int, *options: str) -> int | None:
         """The exit code of a run in which the nth call goes wrong, None if it was not reached; a kill is -9."""
@@ -107,9 +115,13 @@ class Ship:
                     entry = json.loads(line)
                 except ValueError:
                     continue
-                if entry.get("action") in {"copied", "adopted", "replaced", "repaired"} and "xxh128" in entry.get(
-                    "digest", {}
-                ):
+                if entry.get("action") in {
+                    "copied",
+                    "adopted",
+                    "checked",
+                    "replaced",
+                    "repaired",
+                } and "xxh128" in entry.get("digest", {}):
                     claims[entry["path"]] = entry["digest"]["xxh128"]
         return claims
 

@@ -620,3 +620,88 @@ def test_what_is_selected_is_copied_and_written_into_the_record(ferry, rules, ta
     head = ferry.lines()[0]
     assert head["include"] == [glob for kind, glob in rules if kind == "include"]
     assert head["exclude"] == [glob for kind, glob in rules if kind == "exclude"]
+
+
+# -- groups of hard links over what is there already -------------------------------------------------------------------
+
+
+def group(folder, *names, content=b"one inode"):
+    (folder / names[0]).write_bytes(content)
+    for name in names[1:]:
+        os.link(folder / names[0], folder / name)
+
+
+def test_a_group_over_a_group_of_other_content_is_replaced_as_a_group(ferry):
+    group(ferry.src, "a", "b", "c", content=b"short")
+    ferry.dst.mkdir()
+    group(ferry.dst, "a", "b", content=b"theirs, longer")
+    ferry.run(0, on_conflict="replace")
+    ferry.same()
+    assert len({os.stat(ferry.dst / name).st_ino for name in "abc"}) == 1
+    assert ferry.run(0).skipped == 3
+
+
+def test_a_group_edited_with_mtime_put_back_stays_a_group(ferry):
+    from scopeferry.testing.trees import rewrite
+
+    group(ferry.src, "a", "b", "c")
+    ferry.run(0)
+    rewrite(ferry.src / "a", b"another 1", keep_time=True)
+    ferry.run(0)
+    ferry.same()
+    assert len({os.stat(ferry.dst / name).st_ino for name in "abc"}) == 1
+
+
+@pytest.mark.parametrize("theirs", [b"theirs...", b"another size"], ids=["same size", "another size"])
+def test_keep_both_of_one_name_of_a_group_links_the_others_to_ours(ferry, theirs):
+    group(ferry.src, "a", "b", "c")
+    ferry.dst.mkdir()
+    (ferry.dst / "a").write_bytes(theirs)
+    for _ in range(2):
+        ferry.run(0, on_conflict="keep-both")
+        assert (ferry.dst / "a").read_bytes() == theirs
+        assert {(ferry.dst / name).read_bytes() for name in "bc"} == {b"one inode"}
+    assert len([path for path in ferry.dst.iterdir() if ".scopeferry-" in path.name]) == 1
+
+
+def test_a_first_name_swapped_by_somebody_is_not_linked_to(ferry, codes):
+    group(ferry.src, "a", "b")
+
+    def swap(*_):
+        (ferry.dst / "x").write_bytes(b"theirs, quite different")
+        os.replace(ferry.dst / "x", ferry.dst / "a")
+
+    with Steps() as steps:
+        steps.after("flush_folder", swap)
+        result = ferry.run_any()
+    assert not (ferry.dst / "b").exists() or (ferry.dst / "b").read_bytes() == b"one inode"
+    assert result.exit_code == 5, codes(result)
+
+
+@pytest.mark.xfail(reason="attributes are added and changed, never removed: rsync -X would")
+def test_an_attribute_removed_at_the_source_is_removed_from_the_copy(ferry):
+    (ferry.src / "a").write_bytes(b"a")
+    os.setxattr(ferry.src / "a", "user.lens", b"63x")
+    os.setxattr(ferry.src / "a", "user.other", b"stays")
+    ferry.run(0)
+    os.removexattr(ferry.src / "a", "user.lens")
+    ferry.run(0)
+    ferry.same()
+
+
+@pytest.mark.xfail(reason="attributes are added and changed, never removed: rsync -X would")
+def test_an_attribute_that_a_copy_had_before_it_was_adopted(ferry):
+    (ferry.src / "a").write_bytes(b"a")
+    ferry.dst.mkdir()
+    (ferry.dst / "a").write_bytes(b"a")
+    os.setxattr(ferry.dst / "a", "user.theirs", b"somebody's")
+    ferry.run(0)
+    ferry.same()
+
+
+def test_what_is_kept_beside_is_no_extra(ferry):
+    (ferry.src / "a").write_bytes(b"ours")
+    ferry.dst.mkdir()
+    (ferry.dst / "a").write_bytes(b"theirs, longer")
+    ferry.run(0, on_conflict="keep-both")
+    assert ferry.run(0, on_conflict="keep-both").extras == 0

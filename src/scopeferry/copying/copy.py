@@ -414,7 +414,7 @@ class LinkItem:
     row: Row
     leader: str
     twin: int | None = None  # inode and size of what may be replaced: its change time moves with the leader's
-    stands: bool = True  # is the leader's copy there, and ours?
+    first: tuple[str, int, int] | None = None  # where the leader's copy stands, its size and mtime_ns; None: nowhere
 
     @property
     def revision(self) -> str:
@@ -451,14 +451,17 @@ class LinkItem:
             for task in tasks:
                 try:
                     control.check()
-                    if not task.stands:
+                    if task.first is None:
                         raise FileNotFoundError
-                    stored, leader = stored_as(task.key), stored_as(task.leader)
+                    stored, leader = stored_as(task.key), task.first[0]
                     found, first = order.store.entry(stored), order.store.entry(leader)
+                    if first is None or (first.size, first.mtime_ns) != task.first[1:]:
+                        shown = printable(leader)
+                        raise Refused(f"somebody wrote this at the destination meanwhile: {shown}", code="SF-501", path=task.key)
                     mark = order.store.link(there, leader, stored, task.expected(found))
                     source = Mark(0, task.row.size, task.row.mtime_ns, 0)
-                    linked = found is not None and first is not None and found.inode == first.inode != 0
-                    action = "checked" if linked else "copied"
+                    linked = found is not None and found.inode == first.inode != 0
+                    action = "copied" if not linked else "adopted" if task.row.digest is None else "checked"
                     copied = Copied(action, source, stored=stored if stored != task.key else None)
                     answers.append(Outcome(task.key, task.row.size, {}, mark, "no", copied))
                 except FileNotFoundError:
@@ -491,8 +494,17 @@ def link_tasks(journal: Journal, order: Order, control: Control) -> Iterator[Lin
         leader, twin = journal.detail(folder, row.name, "leader"), journal.detail(folder, row.name, "twin")
         first = journal.row(leader)
         if first is None or not first.open:
-            stands = first is not None and first.state == states.DONE
-            yield LinkItem(order, os.fsdecode(folder + row.name), row, os.fsdecode(leader), twin, stands)
+            there = None if first is None or first.state != states.DONE else _stands(journal, order, leader, first)
+            yield LinkItem(order, os.fsdecode(folder + row.name), row, os.fsdecode(leader), twin, there)
+
+
+def _stands(journal: Journal, order: Order, path: bytes, row: Row) -> tuple[str, int, int]:
+    """Where the copy of a row stands, its size, and its modification time as noted."""
+    stored = journal.detail(path[: len(path) - len(row.name)], row.name, "as")
+    named = os.fsdecode(path if stored is None else stored)
+    if stored is None and order.names is not None:
+        named = str(order.names.full(named))
+    return named, row.size, row.mtime_ns if row.stored_mtime_ns is None else row.stored_mtime_ns
 
 
 def orphan_tasks(journal: Journal, order: Order, control: Control) -> Iterator[CopyItem]:
@@ -507,7 +519,9 @@ def orphan_tasks(journal: Journal, order: Order, control: Control) -> Iterator[C
             journal.settle([(folder, row, {"leader": heirs[leader]})])
         elif first is not None and first.state in {states.FAILED, states.CONFLICT}:
             heirs[leader] = path
-            heir = row._replace(kind=states.FILE, state=states.COPY if row.digest is None else states.CHECK)
+            taken = journal.detail(folder, row.name, "twin") is not None
+            state = states.CHECK if row.digest is not None else states.JUDGE if taken else states.COPY
+            heir = row._replace(kind=states.FILE, state=state)
             journal.settle([(folder, heir, {"leader": None, "twin": None})])
             yield CopyItem(order, os.fsdecode(path), heir)
 

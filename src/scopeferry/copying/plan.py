@@ -268,8 +268,13 @@ class Plan:
                 if hashed is not None and self._remove_part(prefix, twin, name, hashed):
                     continue
                 known = (rows or {}).get(raw) or self.journal.rows(prefix, [raw]).get(raw)
-                if known is None and not (self.names is not None and self.names.is_stored(prefix, name)):
-                    self.totals.extras += 1
+                if known is not None or (self.names is not None and self.names.is_stored(prefix, name)):
+                    continue
+                self.totals.extras += not self._is_kept_beside(prefix, raw)
+
+    def _is_kept_beside(self, prefix: bytes, name: bytes) -> bool:
+        """Is this our version of a file, that an earlier run put beside somebody's?"""
+        return b".scopeferry-" in name and prefix + name in self.journal.details("as", prefix).values()
 
     def _remove_part(self, prefix: bytes, twin: Any, name: str, hashed: str) -> bool:
         """Remove a temporary file of a path that we know, unless its copy may go on; is it ours?"""
@@ -342,7 +347,8 @@ class Plan:
             leader = (done or usable)[0]
             first = self._inode_of(leader)
             for path, state in group:
-                checks = state in {states.CHECK, *states.CHECK_ONE} and first is not None and self._inode_of(path) == first
+                stands = state in {states.CHECK, *states.CHECK_ONE} or (state == states.JUDGE and self.policy != "keep-both")
+                checks = stands and first is not None and self._inode_of(path) == first
                 if path != leader and (checks or state in {states.COPY, states.REPLACE}):
                     head, _, name = path.rpartition(b"/")
                     row = self.journal.row(path)
@@ -373,7 +379,7 @@ class Plan:
             return None
         if entry is None or self.fingerprint(entry) != row.stored:
             return None
-        return fingerprint(entry.st_ino, 0, entry.st_size)
+        return fingerprint(entry.st_ino if self.store.disk.steady else 0, 0, entry.st_size)
 
     def fingerprint(self, there: os.stat_result) -> int:
         """What a row notes of a file at the destination."""
