@@ -256,9 +256,12 @@ def _is_end(line: bytes) -> bool:
 def last_end(folder: str) -> dict[str, Any]:
     """The last line of the last generation; empty if there is none, or if it was cut off."""
     older = generations(folder)
-    if not older:
-        return {}
-    with open_ours(older[-1]) as file:
+    return _end_of(older[-1]) if older else {}
+
+
+def _end_of(path: str) -> dict[str, Any]:
+    """The last line of a generation, if it is an end line; else nothing."""
+    with open_ours(path) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
     return dict(json.loads(last)) if _is_end(last) else {}
@@ -336,14 +339,7 @@ def check_chain(folder: str) -> list[str]:
 def headers(folder: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """(first line, end line) of each generation, oldest first; the end is empty for one that has none."""
     for path in generations(folder):
-        head: dict[str, Any] = {}
-        end: dict[str, Any] = {}
-        for number, line in numbered(path):
-            if line.get("end") is True:
-                end = line
-            elif number == 1:
-                head = line
-        yield head, end
+        yield next((line for _, line in numbered(path)), {}), _end_of(path)
 
 
 class Standing(NamedTuple):

@@ -122,6 +122,7 @@ def _run(tasks: Sequence[CheckItem], control: Control) -> list[Outcome | Failure
     batch = _Batch()
     try:
         with Folders(check.root) as there, (check.source or _NoSource()).folders() as here:
+            batch.open(tasks, there)
             for task in tasks:
                 try:
                     control.check()
@@ -131,6 +132,8 @@ def _run(tasks: Sequence[CheckItem], control: Control) -> list[Outcome | Failure
     except OSError as error:  # a root cannot be opened
         problem = (UNREADABLE, f"cannot be opened: {printable(error.filename or check.root)}: {error.strerror}")
         answers += [Outcome(task.key, 0, payload=Checked((problem,))) for task in tasks[len(answers) :]]
+    finally:
+        batch.close()
     return answers
 
 
@@ -148,9 +151,45 @@ class _NoSource:
 
 
 class _Batch:
-    """What the files of one batch share: are further ones to be looked at, whether their pages went?"""
+    """What the files of one batch share.
 
-    look = True
+    All are opened and asked for before the first one is read, so that the disk has them side by side in its queue; ``look``: are
+    further ones to be looked at, whether their pages went?
+    """
+
+    def __init__(self) -> None:
+        self.look = True
+        self._open: dict[str, StoredFile] = {}
+
+    def open(self, tasks: Sequence[CheckItem], there: Folders) -> None:
+        """Open the files; what cannot be opened is opened, and named, when its turn comes."""
+        check = tasks[0].check
+        for task in tasks:
+            if check.quick or task.item.kind not in {states.FILE, states.HARDLINK}:
+                continue
+            try:
+                file = self._open[task.key] = StoredFile.open(there, task.key)
+                flushed = max(file.stat.st_ctime_ns, file.stat.st_mtime_ns) < check.flushed_ns
+                file.prepare(flushed=flushed, look=not flushed or self.look, near=not check.disk.network)
+            except (OSError, ScopeferryError):
+                self._close(task.key)
+                continue
+            if file.size:
+                self.look = file.memory
+
+    def take(self, key: str) -> StoredFile | None:
+        """The file that was opened ahead, once."""
+        return self._open.pop(key, None)
+
+    def close(self) -> None:
+        """Close what nobody took."""
+        for key in list(self._open):
+            self._close(key)
+
+    def _close(self, key: str) -> None:
+        file = self._open.pop(key, None)
+        if file is not None:
+            file.close()
 
 
 class _Look:
@@ -327,7 +366,7 @@ class _Look:
 
     def _read_copy(self, algorithms: Sequence[str]) -> dict[str, bytes] | None:
         try:
-            with StoredFile.open(self.there, self.key) as file:
+            with self.batch.take(self.key) or StoredFile.open(self.there, self.key) as file:
                 flushed = max(file.stat.st_ctime_ns, file.stat.st_mtime_ns) < self.check.flushed_ns
                 digests = file.digest(algorithms, self.control, flushed=flushed, look=not flushed or self.batch.look)
                 mark = file.check()

@@ -178,6 +178,7 @@ class StoredFile:
         self.stat = system.fstat(fd)
         self.size = self.stat.st_size
         self.memory = False
+        self._prepared = False
 
     @classmethod
     def open(cls, folders: Folders, key: str) -> StoredFile:
@@ -241,11 +242,25 @@ class StoredFile:
     def digest(
         self, algorithms: Sequence[str], control: Control, *, flushed: bool = False, look: bool = True
     ) -> dict[str, bytes]:
-        """The digests of all bytes, from storage.
+        """The digests of all bytes, from storage; the arguments are those of `prepare`, if that was not called before."""
+        if not self._prepared:
+            self.prepare(flushed=flushed, look=look)
+        digests = Digests(algorithms)
+        block, at = buffer(), 0
+        while at < self.size and (got := self.read_into(block, at)):
+            digests.update(block[:got])
+            at += got
+            control.add(verified=got)
+            control.check()
+        return digests.result()
+
+    def prepare(self, *, flushed: bool = False, look: bool = True, near: bool = False) -> None:
+        """Have the cached pages dropped, and the first bytes fetched from storage while others are read.
 
         `flushed`: it was, with its whole file system, and has not changed since. `look`: is it still cached? Then ``memory``
-        says so; without, another file of the same folder was looked at.
+        says so; without, another file of the same folder was looked at. `near`: it lies on a local disk.
         """
+        self._prepared = True
         if not flushed:
             self._flush()
         system.drop(self.fd)
@@ -255,14 +270,7 @@ class StoredFile:
                 self._flush()
                 system.drop(self.fd)
                 self.memory = system.is_cached(self.fd)
-        digests = Digests(algorithms)
-        block, at = buffer(), 0
-        while at < self.size and (got := self.read_into(block, at)):
-            digests.update(block[:got])
-            at += got
-            control.add(verified=got)
-            control.check()
-        return digests.result()
+        system.fetch(self.fd, self.size, near=near)
 
     def _flush(self) -> None:
         with contextlib.suppress(OSError):  # a read-only file system has nothing to flush
