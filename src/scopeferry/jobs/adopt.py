@@ -36,9 +36,14 @@ class Untouched(LocalStore):
         return [_difference(upload) for upload in uploads]
 
     def link(self, folders: Folders, leader: str, key: str, expected: Mark | None) -> Mark:
-        """A hard link that is not there is missing."""
-        del folders, leader, expected
-        raise ItemError(f"missing in the copy: {printable(key)}", code="SF-402", path=key)
+        """A hard link that stands is taken as it is; one that is not there is missing."""
+        del folders, expected
+        mark, first = self.entry(key), self.entry(leader)
+        if mark is None:
+            raise ItemError(f"missing in the copy: {printable(key)}", code="SF-402", path=key)
+        if first is None or mark != first:
+            raise ItemError(f"no hard link of the same file in the copy: {printable(key)}", code="SF-408", path=key)
+        return mark
 
 
 def _difference(upload: Upload) -> Failure:
