@@ -12,8 +12,9 @@
     └── ItemError          one item failed, the others go on                               exit 3
         └── SourceChanged  the file moved while it was read: it is tried again
 
-Every exception carries a code of :data:`CODES`. The code decides the exit code, so a renamed message never changes what a
-script sees. Codes are a contract (``specs/cli.md``): a new one may be added, none is used again for something else.
+Every exception carries a code of :data:`CODES`. The code decides the exit code, so a renamed message never changes
+what a script sees. Codes are a contract (``specs/cli.md``): a new one may be added, none is used again for something
+else.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-205": (3, "folder could not be listed", "give read permission, run the same command again"),
     "SF-206": (3, "what was read back differs from what was written, twice", "check the destination's disk and memory"),
     "SF-207": (3, "the destination cannot hold this name", "add --names percent, or rename it at the source"),
-    "SF-208": (3, "the destination takes this name for another one's", "add --names percent, or rename it at the source"),
+    "SF-208": (
+        3,
+        "the destination takes this name for another one's",
+        "add --names percent, or rename it at the source",
+    ),
     "SF-209": (3, "larger than the destination's file system allows", "choose a destination with another file system"),
     "SF-210": (3, "metadata could not be kept", "drop --strict, or drop that kind with --no-keep"),
     "SF-211": (3, "write error at the destination", "check the destination, run the same command again"),
@@ -53,8 +58,16 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-214": (3, "source could not be used to heal the copy", "see the message; the copy was left as it is"),
     "SF-301": (1, "destination cannot be written", "give write permission, or mount it for writing"),
     "SF-302": (1, "internal error", "please report this, with --verbose"),
-    "SF-303": (1, "another disk or folder stands where the destination was", "mount the right one, run the same command again"),
-    "SF-304": (1, "the journal cannot be written", "make room or give permission there, or name another with --journal"),
+    "SF-303": (
+        1,
+        "another disk or folder stands where the destination was",
+        "mount the right one, run the same command again",
+    ),
+    "SF-304": (
+        1,
+        "the journal cannot be written",
+        "make room or give permission there, or name another with --journal",
+    ),
     "SF-305": (1, "a copy or its record cannot be read", "check the path and its permissions"),
     "SF-306": (1, "a check of the demo failed", "look at what it left; please report this"),
     "SF-311": (7, "not enough free space at the destination", "make room, run the same command again"),
@@ -71,7 +84,11 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-404": (4, "metadata differs from the record", "scopeferry repair SRC DST"),
     "SF-405": (4, "not in the manifest", "drop --strict if extra files are expected"),
     "SF-406": (4, "source differs from the record", "the copy is what was recorded; look at the source"),
-    "SF-407": (4, "source and copy both differ from the record, and are equal to each other", "run scopeferry transfer again"),
+    "SF-407": (
+        4,
+        "source and copy both differ from the record, and are equal to each other",
+        "run scopeferry transfer again",
+    ),
     "SF-408": (4, "source and copy differ", "scopeferry transfer with --on-conflict, if the source is right"),
     "SF-409": (4, "the chain of records is broken", "somebody changed a record: compare with a copy of it"),
     "SF-410": (4, "source and copy both differ from the record, and from each other", "neither is what was recorded"),
@@ -87,7 +104,11 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-515": (5, "younger than asked for", "wait, or change --older-than"),
     "SF-516": (5, "pinned", "remove the pin in pin.toml of the record folder"),
     "SF-517": (5, "nobody has declared the source finished", "scopeferry clean --finish now, or transfer SRC DST"),
-    "SF-518": (5, "copy lies on the same file system as the source", "name a copy on another disk, or drop --other-disk"),
+    "SF-518": (
+        5,
+        "copy lies on the same file system as the source",
+        "name a copy on another disk, or drop --other-disk",
+    ),
     "SF-519": (5, "something still runs on this copy", "wait until it has ended"),
     "SF-521": (5, "source differs from the record too", "neither side is what was recorded: decide by hand"),
     "SF-601": (6, "source is still being written", "scopeferry live SRC DST follows a source that is in use"),
@@ -123,7 +144,9 @@ def exit_code(codes: set[str]) -> int:
 
 
 class ScopeferryError(Exception):
-    """Root of all errors of this package: a code of :data:`CODES`, a message that names the thing, the path if there is one."""
+    """Root of all errors of this package: a code of :data:`CODES`, a message that names the thing, the path if there
+    is one.
+    """
 
     default = "SF-302"
 

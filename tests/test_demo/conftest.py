@@ -61,7 +61,7 @@ def play(tmp_path, monkeypatch):
     """A demo of a run a quarter as large; its result."""
     monkeypatch.setattr(runs, "TIMES", 2)
     monkeypatch.setattr(runs, "LARGE", {"raw_data/mosaic/overview.dat": 100_000})
-    return lambda **options: job.demo(tmp_path / "demo", **{"speed": 0.5, **options})
+    return lambda **options: job.demo(tmp_path / "demo", **{"speed": 0.5, "say": print, **options})
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def broken(tmp_path, monkeypatch):
         text = SABOTAGE.format(command=command, nth=nth, counter=str(tmp_path / "count"), fired=str(fired), code=code)
         (tmp_path / "site").mkdir()
         (tmp_path / "site/sitecustomize.py").write_text(text)
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
         return fired.exists
 
     return sabotage

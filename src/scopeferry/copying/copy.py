@@ -1,7 +1,8 @@
 """Copy one item, or settle by reading that it is there already; and remember what became of it.
 
-`CopyItem` is the task: its row says what the plan expects at the destination, its batch goes through ``Store.put``. `CopyLedger`
-writes the record's lines and then the journal's rows, so the journal never leads. `copy_tasks` reads the plan.
+`CopyItem` is the task: its row says what the plan expects at the destination, its batch goes through ``Store.put``.
+`CopyLedger` writes the record's lines and then the journal's rows, so the journal never leads. `copy_tasks` reads the
+plan.
 """
 
 from __future__ import annotations
@@ -185,7 +186,8 @@ class _Comparison:
             return self._foreign(there, None)
         return self._compare(there)
 
-    # -- both sides are read ------------------------------------------------------------------------------------------------
+    # -- both sides are read
+    # ------------------------------------------------------------------------------------------------
 
     def _compare(self, there: Mark) -> tuple[Upload, dict[str, Any]] | Outcome:
         """Read the side (or sides) in question; adopt what is equal, heal or judge what is not."""
@@ -283,7 +285,8 @@ class _Comparison:
             found = copy[self.order.store.digests[0]]
         return self._upload(there, "replaced", was=self._hex(found))
 
-    # -- what is sent -------------------------------------------------------------------------------------------------------
+    # -- what is sent
+    # -------------------------------------------------------------------------------------------------------
 
     def _upload(
         self,
@@ -311,7 +314,7 @@ class _Comparison:
         return upload, {"action": action, "was": was, "note": note}
 
     def _settled(self, found: Mark, begun_ns: int) -> None:
-        """A time within one clock tick of the read is looked at once more, now that the tick is over and before the name is given."""
+        """A time within one clock tick of the read is looked at once more, before the name is given."""
         if is_recent(found, begun_ns, coarse=False) or max(found.mtime_ns, found.ctime_ns) > begun_ns:
             head, _, name = self.key.rpartition("/")
             try:
@@ -355,7 +358,8 @@ class _Comparison:
             "action": "replaced",
         }
 
-    # -- what stands there now ----------------------------------------------------------------------------------------------
+    # -- what stands there now
+    # ----------------------------------------------------------------------------------------------
 
     def _there(self, kind: Any = stat.S_ISREG) -> Mark | None:
         head, _, name = self.stored.rpartition("/")
@@ -456,8 +460,8 @@ class LinkItem:
                     stored, leader = stored_as(task.key), task.first[0]
                     found, first = order.store.entry(stored), order.store.entry(leader)
                     if first is None or (first.size, first.mtime_ns) != task.first[1:]:
-                        shown = printable(leader)
-                        raise Refused(f"somebody wrote this at the destination meanwhile: {shown}", code="SF-501", path=task.key)
+                        message = f"somebody wrote this at the destination meanwhile: {printable(leader)}"
+                        raise Refused(message, code="SF-501", path=task.key)
                     mark = order.store.link(there, leader, stored, task.expected(found))
                     source = Mark(0, task.row.size, task.row.mtime_ns, 0)
                     linked = found is not None and found.inode == first.inode != 0
@@ -487,7 +491,7 @@ def copy_tasks(journal: Journal, order: Order, control: Control) -> Iterator[Cop
 
 
 def link_tasks(journal: Journal, order: Order, control: Control) -> Iterator[LinkItem]:
-    """The hard links of the plan whose first name stands; one whose first name is put aside waits for the next listing."""
+    """The hard links of the plan; one whose first name is put aside waits for the next listing."""
     for folder, row in journal.open_rows((states.LINK,)):
         if control.stopped:
             return
@@ -508,7 +512,7 @@ def _stands(journal: Journal, order: Order, path: bytes, row: Row) -> tuple[str,
 
 
 def orphan_tasks(journal: Journal, order: Order, control: Control) -> Iterator[CopyItem]:
-    """Hard links whose first name was refused or failed: the next name is copied in its place, the others wait for that."""
+    """Hard links whose first name was refused or failed: the next name is copied, the others wait for it."""
     heirs: dict[bytes, bytes] = {}
     for folder, row in journal.open_rows((states.LINK,)):
         if control.stopped:

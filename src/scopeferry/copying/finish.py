@@ -24,7 +24,9 @@ def set_folder(order: Order, here: Folders, there: Folders, path: str, stored: s
 
 
 def refresh_links(journal: Journal, order: Order) -> None:
-    """A link changes the change time of its inode: the rows of all its names are written again, or a rerun would read them."""
+    """A link changes the change time of its inode: the rows of all its names are written again, or a rerun would read
+    them.
+    """
     with Folders(order.store.root) as there:
         leaders = set()
         for (folder, name), leader in journal.details("leader").items():

@@ -12,7 +12,9 @@ from scopeferry.stores.store import Prove
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What all items of a run have in common; picklable. ``set_aside``: folder below the record folder for what is healed."""
+    """What all items of a run have in common; picklable. ``set_aside``: folder below the record folder for what is
+    healed.
+    """
 
     source: TreeSource
     store: LocalStore

@@ -1,10 +1,12 @@
 """What is to be done: source, destination and journal merged folder by folder (``transfer.md`` 3.4).
 
-Each source folder and its twin are listed once and merged with the journal's rows of that folder. The result goes into the
-journal as rows DONE or open; the copy reads the open ones. "Exists" is never evidence: a file is skipped only if our own row
-still fits on both sides. Nothing is written to the destination here but the removal of our own left-over temporary files.
+Each source folder and its twin are listed once and merged with the journal's rows of that folder. The result goes into
+the journal as rows DONE or open; the copy reads the open ones. "Exists" is never evidence: a file is skipped only if
+our own row still fits on both sides. Nothing is written to the destination here but the removal of our own left-over
+temporary files.
 
-The loop over the files of a folder is written for the rerun with nothing to do: two `stat` calls and one comparison a file.
+The loop over the files of a folder is written for the rerun with nothing to do: two `stat` calls and one comparison a
+file.
 """
 
 from __future__ import annotations
@@ -59,8 +61,8 @@ class Totals:
 class Plan:
     """One walk. ``recipe`` is the id of what is kept, how names are mapped and which digests; iterate over `walk`.
 
-    ``only`` is the name of the one file of the root that is wanted; ``again`` marks a second walk of the same run: what failed
-    in this run and has not changed since is left alone, and notes are not said twice.
+    ``only`` is the name of the one file of the root that is wanted; ``again`` marks a second walk of the same run:
+    what failed in this run and has not changed since is left alone, and notes are not said twice.
     """
 
     source: TreeSource
@@ -126,9 +128,12 @@ class Plan:
         stack.extend(f"{path}/{name}" if path else name for name in reversed(folders))
         return Event("found", path=path, items=count, bytes=size)
 
-    # -- one folder ------------------------------------------------------------------------------------------------------
+    # -- one folder
+    # ------------------------------------------------------------------------------------------------------
 
-    def _folder(self, path: str, here: Folders, there: Folders | None, stack: list[str], scratch: Any) -> Iterator[Event | None]:
+    def _folder(
+        self, path: str, here: Folders, there: Folders | None, stack: list[str], scratch: Any
+    ) -> Iterator[Event | None]:
         try:
             folder = here.open(path)
             facts = system.folder_stat(folder)
@@ -150,7 +155,9 @@ class Plan:
             return
         except OSError as error:
             listing.close()
-            yield _failed(path, self.store.translated(error, path).code, f"{error.strerror} at the destination: {printable(path)}")
+            yield _failed(
+                path, self.store.translated(error, path).code, f"{error.strerror} at the destination: {printable(path)}"
+            )
             return
         self._visited += 1
         yield from self._merge(path, folder, facts, listing, twin, stack, scratch)
@@ -224,7 +231,10 @@ class Plan:
     def _keys(self, merge: FolderMerge, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """(what the destination takes for the same, name) of all names of a folder too large for memory."""
         key = self.names.key
-        with self.source.folders() as own, system.scan(own.open(merge.path)) as listing:  # two listings, two descriptors
+        with (
+            self.source.folders() as own,
+            system.scan(own.open(merge.path)) as listing,
+        ):  # two listings, two descriptors
             for entry in listing:
                 if merge.takes(entry) and (found := key(entry.name)) is not None:
                     yield os.fsencode(found), os.fsencode(entry.name)
@@ -254,7 +264,9 @@ class Plan:
         noted = known is not None and known[1:3] == (facts.st_mode & 0o7777, facts.st_mtime_ns)
         return None if noted and (right or known[3]) else not right
 
-    def _extras(self, prefix: bytes, twin: Any, names: set[str] | None, rows: dict[bytes, Any] | None, scratch: Any) -> None:
+    def _extras(
+        self, prefix: bytes, twin: Any, names: set[str] | None, rows: dict[bytes, Any] | None, scratch: Any
+    ) -> None:
         """Names only at the destination: counted; our own left-over temporary files are removed."""
         with system.scan(twin) as found:
             for entry in found:
@@ -298,7 +310,11 @@ class Plan:
             if row[2] == states.DONE or row[8] is not None:
                 self.totals.kept += 1
                 if self.totals.kept == 1:
-                    yield Event("note", path=name, data={"code": "SF-903", "message": f"gone at the source, kept: {printable(name)}"})
+                    yield Event(
+                        "note",
+                        path=name,
+                        data={"code": "SF-903", "message": f"gone at the source, kept: {printable(name)}"},
+                    )
             elif row[2] in {states.FAILED, states.CONFLICT}:
                 if not self.again:
                     gone.append(raw)
@@ -314,7 +330,9 @@ class Plan:
         """Remove what an earlier run left of a large file that is gone now."""
         path = os.fsdecode(key).rpartition("/")[0]
         try:
-            folder = self.at.open(path if self.names is None else self.names.path(path)) if self.at is not None else None
+            folder = (
+                self.at.open(path if self.names is None else self.names.path(path)) if self.at is not None else None
+            )
         except (OSError, ScopeferryError):
             return
         if folder is not None:
@@ -335,7 +353,8 @@ class Plan:
             if path:
                 yield from self._vanished(prefix, path, self.journal.raw_folder(prefix), None)
 
-    # -- hard links ---------------------------------------------------------------------------------------------------------
+    # -- hard links
+    # ---------------------------------------------------------------------------------------------------------
 
     def _group_links(self, scratch: Any) -> None:
         """One inode with several names is copied once; the other names are linked to it at the end."""
@@ -347,7 +366,9 @@ class Plan:
             leader = (done or usable)[0]
             first = self._inode_of(leader)
             for path, state in group:
-                stands = state in {states.CHECK, *states.CHECK_ONE} or (state == states.JUDGE and self.policy != "keep-both")
+                stands = state in {states.CHECK, *states.CHECK_ONE} or (
+                    state == states.JUDGE and self.policy != "keep-both"
+                )
                 checks = stands and first is not None and self._inode_of(path) == first
                 if path != leader and (checks or state in {states.COPY, states.REPLACE}):
                     head, _, name = path.rpartition(b"/")
@@ -371,7 +392,9 @@ class Plan:
             return None
 
     def _twin_of(self, path: bytes, row: Row) -> int | None:
-        """What of ours stands where a link is to be made: inode and size, for its change time will move with the leader's."""
+        """What of ours stands where a link is to be made: inode and size, for its change time will move with the
+        leader's.
+        """
         head, _, name = os.fsdecode(path).rpartition("/")
         try:
             entry = system.lstat(self.at.open(head), name) if self.at is not None else None
@@ -468,7 +491,9 @@ class FolderMerge:
 
     def _enter(self, name: str, selection: Selection | None) -> None:
         if name == OURS:
-            self.events.append(_note(self.head + name, "SF-905", f"a .scopeferry folder is not copied: {printable(self.head + name)}"))
+            self.events.append(
+                _note(self.head + name, "SF-905", f"a .scopeferry folder is not copied: {printable(self.head + name)}")
+            )
         elif selection is None or selection.enters(self.head + name):
             self.folders.append(name)
 
@@ -518,8 +543,12 @@ class FolderMerge:
             plan._has_links = True  # noqa: SLF001
             scratch.add_link(f"{facts.st_dev}:{facts.st_ino}", os.fsencode(path), state)
 
-    def _beside(self, facts: os.stat_result, source: int, row: Row, raw: bytes) -> tuple[int, str, os.stat_result] | None:
-        """Ours may stand under another name, where an earlier run kept both; None if it is not there, or not this version."""
+    def _beside(
+        self, facts: os.stat_result, source: int, row: Row, raw: bytes
+    ) -> tuple[int, str, os.stat_result] | None:
+        """Ours may stand under another name, where an earlier run kept both; None if it is not there, or not this
+        version.
+        """
         stored = self.plan.journal.detail(os.fsencode(self.head), raw, "as")
         there = None if stored is None else self._look(os.fsdecode(stored).rpartition("/")[2])
         if there is None:
@@ -561,9 +590,15 @@ class FolderMerge:
             return states.CONFLICT, "SF-502"
         stored = self.plan.fingerprint(there)
         same_source = row is not None and (row.size, row.mtime_ns) == (facts.st_size, facts.st_mtime_ns)
-        if row is not None and row.digest is not None or (row is not None and row.kind == states.SYMLINK and row.state == states.DONE):
+        if (
+            row is not None
+            and row.digest is not None
+            or (row is not None and row.kind == states.SYMLINK and row.state == states.DONE)
+        ):
             noted = row.mtime_ns if row.stored_mtime_ns is None else row.stored_mtime_ns
-            fits = there.st_mtime_ns == noted and (row.stored == stored or (row.state == states.DONE and there.st_size == row.size))
+            fits = there.st_mtime_ns == noted and (
+                row.stored == stored or (row.state == states.DONE and there.st_size == row.size)
+            )
             if fits:
                 if not same_source or (row.state != states.DONE and facts.st_size != there.st_size):
                     if facts.st_size < there.st_size and plan.policy != "replace":
@@ -591,7 +626,14 @@ class FolderMerge:
         return states.JUDGE, ""
 
     def _settle(
-        self, raw: bytes, facts: os.stat_result, source: int, state: int, old: Row | None, there: os.stat_result | None, kind: int = 0
+        self,
+        raw: bytes,
+        facts: os.stat_result,
+        source: int,
+        state: int,
+        old: Row | None,
+        there: os.stat_result | None,
+        kind: int = 0,
     ) -> None:
         plan = self.plan
         if state == states.DONE:

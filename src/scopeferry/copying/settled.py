@@ -1,7 +1,7 @@
 """Folders in which nothing has changed on either side, found by several processes at once.
 
-Only a first look for the walk of ``plan.py``, and by the same comparison: a folder that is not plainly settled is not in the
-result, and the walk looks at it as at any other.
+Only a first look for the walk of ``plan.py``, and by the same comparison: a folder that is not plainly settled is not
+in the result, and the walk looks at it as at any other.
 """
 
 from __future__ import annotations

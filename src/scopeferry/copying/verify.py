@@ -153,8 +153,8 @@ class _NoSource:
 class _Batch:
     """What the files of one batch share.
 
-    All are opened and asked for before the first one is read, so that the disk has them side by side in its queue; ``look``: are
-    further ones to be looked at, whether their pages went?
+    All are opened and asked for before the first one is read, so that the disk has them side by side in its queue;
+    ``look``: are further ones to be looked at, whether their pages went?
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,8 @@
 """`transfer SRC DST`: plan, copy, list again, set folders right, manifest, receipt.
 
-The only loop: walk and plan; run what is open; if anything was copied, walk again, and copy what is new or changed, in at most
-three more passes. Every promise about one file lives in ``stores/local.py``; every promise about what may be skipped in
+The only loop: walk and plan; run what is open; if anything was copied, walk again, and copy what is new or changed, in
+at most three more passes. Every promise about one file lives in ``stores/local.py``; every promise about what may be
+skipped in
 ``copying/plan.py``; this module decides nothing about either.
 """
 
@@ -61,7 +62,8 @@ def transfer(
 ) -> Result:
     """Copy a finished folder (or file), read every byte back from storage, keep a record of it.
 
-    `options` are the fields of ``config.TransferSettings``. Raises UsageError for wrong usage only; whatever else goes wrong is in
+    `options` are the fields of ``config.TransferSettings``. Raises UsageError for wrong usage only; whatever else goes
+    wrong is in
     ``result.problems`` and ``result.exit_code``.
     """
     settings = settings or TransferSettings()
@@ -117,7 +119,8 @@ class TransferJob:
         """The destination itself: a folder, or the one file."""
         return os.path.join(self.dst, self.names.name("", self.only)) if self.only else self.dst
 
-    # -- the run ---------------------------------------------------------------------------------------------------------
+    # -- the run
+    # ---------------------------------------------------------------------------------------------------------
 
     def run(self) -> Iterator[Event | None]:
         """Do it; yields events, and None as a tick. Raises UsageError before anything is touched."""
@@ -321,7 +324,8 @@ class TransferJob:
         elif self.result.lost[kind] == 1:
             self.result.add("SF-904", path, f"{kind} could not be kept, first at {printable(path)}")
 
-    # -- before the first byte ---------------------------------------------------------------------------------------------
+    # -- before the first byte
+    # ---------------------------------------------------------------------------------------------
 
     def _plan(self, journal: Journal, order: Order, *, again: bool, read_only: bool = False) -> Plan:
         return Plan(
@@ -381,7 +385,8 @@ class TransferJob:
         else:
             record.catch_up(self.place.records, journal)
 
-    # -- at the end ----------------------------------------------------------------------------------------------------------
+    # -- at the end
+    # ----------------------------------------------------------------------------------------------------------
 
     def _still_written(self, journal: Journal) -> None:
         """Whatever is open when all passes are over is named: no item is left undone in silence."""
@@ -558,7 +563,8 @@ class TransferJob:
         if need > free:
             raise NoSpace(f"{parent} has {free:,} bytes free, {need:,} are needed", code="SF-311", path=parent)
 
-    # -- small things --------------------------------------------------------------------------------------------------------
+    # -- small things
+    # --------------------------------------------------------------------------------------------------------
 
     def _add(self, error: ScopeferryError) -> None:
         if error.code not in self.result.codes or error.path:

@@ -180,9 +180,7 @@ class _Native:
             raise _error(error.winerror, self.path) from error  # type: ignore[attr-defined,unused-ignore]
 
 
-def _open(
-    path: str, access: int, flags: int, *, share: int = _SHARE_ALL, disposition: int = _OPEN_EXISTING
-) -> int:
+def _open(path: str, access: int, flags: int, *, share: int = _SHARE_ALL, disposition: int = _OPEN_EXISTING) -> int:
     return _call("CreateFileW", path, access, share, None, disposition, flags, None, path=path)
 
 

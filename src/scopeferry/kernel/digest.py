@@ -1,7 +1,8 @@
 """Digests: the only module that names algorithms.
 
-The working digest is the first one asked for. It proves what was read back; the others are computed over the same bytes while
-the source is read. Tags are those of the standard checkers (``sha256sum --tag``, ``xxhsum --tag``, ``b3sum --tag``).
+The working digest is the first one asked for. It proves what was read back; the others are computed over the same
+bytes while the source is read. Tags are those of the standard checkers (``sha256sum --tag``, ``xxhsum --tag``, ``b3sum
+--tag``).
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ KINDS = ("started", "found", "done", "skipped", "failed", "note", "progress", "f
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A fact: what, when (seconds since the epoch), which path, how many items and bytes, and what else there is to say."""
+    """A fact: what, when (seconds since the epoch), which path, how many items and bytes, and what else there is to
+    say.
+    """
 
     kind: str
     run: str = ""

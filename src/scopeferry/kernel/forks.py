@@ -1,13 +1,13 @@
 """Workers that are forks of this process: for many small files on local disks.
 
-A file of 64 KiB is some twenty calls of a few microseconds. Threads give up the interpreter's lock for each and wait for it
-again, and four of them then finish no sooner than one (measured on two cores: 20,000 files in 8.0 s by one thread, 8.2 s by
-four, 5.2 s by two processes; rsync 7.5 s). Forks share no lock. They cost some milliseconds and import nothing anew, so a
-program that calls us needs no guard around its main module.
+A file of 64 KiB is some twenty calls of a few microseconds. Threads give up the interpreter's lock for each and wait
+for it again, and four of them then finish no sooner than one (measured on two cores: 20,000 files in 8.0 s by one
+thread, 8.2 s by four, 5.2 s by two processes; rsync 7.5 s). Forks share no lock. They cost some milliseconds and
+import nothing anew, so a program that calls us needs no guard around its main module.
 
-Only for a process without other threads, for a fork copies none of them; ``spread.can_fork`` says whether this is one. Each worker has
-one thread here that hands it batches and waits. A worker that dies leaves its batch to that thread, which does it itself.
-Workers end with their parent, however it dies.
+Only for a process without other threads, for a fork copies none of them; ``spread.can_fork`` says whether this is one.
+Each worker has one thread here that hands it batches and waits. A worker that dies leaves its batch to that thread,
+which does it itself. Workers end with their parent, however it dies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # are for the parent, whi
 
 
 class Forks(Executor):
-    """An executor for functions of (tasks, control) in forked workers; the control they get is their own, and stops with ours."""
+    """An executor for functions of (tasks, control) in forked workers; the control they get is their own, and stops
+    with ours.
+    """
 
     def __init__(self, workers: int, control: Control) -> None:
         self._control = control
@@ -89,13 +91,17 @@ class _Worker:
         self._stream = ours.makefile("rwb")
 
     def ask(self, fn: Callable[..., Any], tasks: Any) -> Any:
-        """Have ``fn(tasks, control)`` done; its answer, the reason to stop if there is one, bytes copied and verified."""
+        """Have ``fn(tasks, control)`` done; its answer, the reason to stop if there is one, bytes copied and
+        verified.
+        """
         pickle.dump((fn, tasks), self._stream, pickle.HIGHEST_PROTOCOL)
         self._stream.flush()
         return pickle.load(self._stream)  # noqa: S301  (from a fork of ourselves)
 
     def close(self) -> None:
-        """Let it end, and take its exit code. (Workers hold one another's sockets open, so an end of file would not reach it.)"""
+        """Let it end, and take its exit code. (Workers hold one another's sockets open, so an end of file would not
+        reach it.)
+        """
         with suppress(OSError, ValueError):
             pickle.dump(None, self._stream)
             self._stream.flush()

@@ -1,11 +1,11 @@
 """The journal: one SQLite file per destination, kept across runs. The only module with SQL that writes one.
 
 It is the index of what a copy should hold: a row per item, keyed by (folder id, name), about 66 B and the name. It lags
-reality and never leads it: a row becomes DONE after its file is published and durable. Names are bytes. The coordinator is the
-only writer; readers (`status`, another process) look in short transactions and never stop it.
+reality and never leads it: a row becomes DONE after its file is published and durable. Names are bytes. The
+coordinator is the only writer; readers (`status`, another process) look in short transactions and never stop it.
 
-The plan lies here too: the walk writes what is to be done as open states, the copy reads open rows. So what was in flight at
-a kill, what vanished, forecast and order of 10^6 names come from one place, and memory stays flat.
+The plan lies here too: the walk writes what is to be done as open states, the copy reads open rows. So what was in
+flight at a kill, what vanished, forecast and order of 10^6 names come from one place, and memory stays flat.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ FILE, SYMLINK, HARDLINK = 0, 1, 2
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE recipes (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
-CREATE TABLE folders (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, mode INTEGER, mtime_ns INTEGER, touched INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE items (
+CREATE TABLE folders (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, mode INTEGER, mtime_ns INTEGER, touched
+INTEGER NOT NULL DEFAULT 0); CREATE TABLE items (
   folder INTEGER NOT NULL, name BLOB NOT NULL, kind INTEGER NOT NULL, state INTEGER NOT NULL, size INTEGER NOT NULL,
-  mtime_ns INTEGER NOT NULL, source INTEGER NOT NULL, stored INTEGER, stored_mtime_ns INTEGER, digest BLOB, recipe INTEGER,
-  PRIMARY KEY (folder, name)) WITHOUT ROWID;
-CREATE TABLE details (folder INTEGER NOT NULL, name BLOB NOT NULL, key TEXT NOT NULL, value, PRIMARY KEY (folder, name, key)) WITHOUT ROWID;
-CREATE TABLE runs (id TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
+  mtime_ns INTEGER NOT NULL, source INTEGER NOT NULL, stored INTEGER, stored_mtime_ns INTEGER, digest BLOB, recipe
+  INTEGER, PRIMARY KEY (folder, name)) WITHOUT ROWID;
+CREATE TABLE details (folder INTEGER NOT NULL, name BLOB NOT NULL, key TEXT NOT NULL, value, PRIMARY KEY (folder, name,
+key)) WITHOUT ROWID; CREATE TABLE runs (id TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
 """
 _COLUMNS = "name, kind, state, size, mtime_ns, source, stored, stored_mtime_ns, digest, recipe"
 
@@ -63,8 +63,8 @@ class Row(NamedTuple):
     """What the journal knows of one item.
 
     ``source`` and ``stored`` are 64-bit hashes of (inode, ctime_ns) at the source and of (size, inode, ctime_ns) at the
-    destination; ``stored_mtime_ns`` is None where it equals ``mtime_ns``; ``digest`` is the working digest of the bytes that
-    stand at the destination.
+    destination; ``stored_mtime_ns`` is None where it equals ``mtime_ns``; ``digest`` is the working digest of the
+    bytes that stand at the destination.
     """
 
     name: bytes
@@ -96,8 +96,8 @@ def fingerprint(inode: int, time_ns: int, size: int = 0) -> int:
 class Journal:
     """An open journal. ``with Journal(path) as journal``; closing twice is harmless.
 
-    Raises UsageError (SF-108) for a newer schema, Temporary (SF-324) if another program holds it, Failed (SF-304) if it cannot
-    be written. A damaged file is set aside by name and a new one begun: ``rebuilt`` then says so.
+    Raises UsageError (SF-108) for a newer schema, Temporary (SF-324) if another program holds it, Failed (SF-304) if
+    it cannot be written. A damaged file is set aside by name and a new one begun: ``rebuilt`` then says so.
     """
 
     def __init__(self, path: str) -> None:
@@ -288,7 +288,9 @@ class Journal:
         return Row._make(found[name]) if found else None
 
     def folders(self, *, touched: bool = False) -> Iterator[tuple[bytes, int | None, int | None]]:
-        """(path, mode, mtime_ns) of folders, deepest first; only those that need their mode and time set, if asked for."""
+        """(path, mode, mtime_ns) of folders, deepest first; only those that need their mode and time set, if asked
+        for.
+        """
         where = "touched AND" if touched else ""
         last = None
         while True:
@@ -313,7 +315,9 @@ class Journal:
         mtime_ns: int | None = None,
         touched: bool = False,
     ) -> None:
-        """What the walk found in one folder, merged with what stands: rows DONE or open. Call `commit` after some folders."""
+        """What the walk found in one folder, merged with what stands: rows DONE or open. Call `commit` after some
+        folders.
+        """
         self._begin()
         folder = self.folder_id(path, make=True)
         if mode is not None:
@@ -399,7 +403,9 @@ class Journal:
             at = (page[-1][3], page[-1][1])
 
     def renamed(self, path: bytes) -> dict[bytes, bytes]:
-        """Name -> stored path, of those in a folder (subfolders too) whose own name is another one at the destination."""
+        """Name -> stored path, of those in a folder (subfolders too) whose own name is another one at the
+        destination.
+        """
         folder = self.folder_id(path)
         sql = "SELECT name, value FROM details WHERE folder=? AND key='as' AND substr(value, -length(name)) IS NOT name"
         return dict(self._db.execute(sql, (folder,)))
@@ -440,9 +446,11 @@ class Journal:
         return {state: (count, size) for state, count, size in found}
 
     def entries(self, prefix: bytes = b"", states: tuple[int, ...] | None = None) -> Iterator[tuple[bytes, Row]]:
-        """(path, row) of all items in the order of their path's bytes, whatever the order of folders; memory stays flat.
+        """(path, row) of all items in the order of their path's bytes, whatever the order of folders; memory stays
+        flat.
 
-        ``a.b`` sorts between ``a`` and ``a/``, so no listing has this order. Folders come sorted; a stack holds the open ones.
+        ``a.b`` sorts between ``a`` and ``a/``, so no listing has this order. Folders come sorted; a stack holds the
+        open ones.
         """
         folders = self._paged("SELECT path, id FROM folders WHERE path > ? ORDER BY path LIMIT ?", b"")
         stack: list[tuple[bytes, Iterator[tuple[Any, ...]], tuple[Any, ...] | None]] = []
@@ -496,7 +504,9 @@ class Journal:
         return list(dict.fromkeys([name for number, name in self.algorithms().items() if number in used] + further))
 
     def manifest(self, algorithm: str) -> Iterator[tuple[bytes, bytes]]:
-        """(path at the destination, digest) of each file whose digest by this algorithm is known, sorted by path bytes."""
+        """(path at the destination, digest) of each file whose digest by this algorithm is known, sorted by path
+        bytes.
+        """
         algorithms = self.algorithms()
         further = self._has_detail(f"digest:{algorithm}")
         renamed = self.details("as")
@@ -520,13 +530,16 @@ class Journal:
         return self._db.execute("SELECT 1 FROM details WHERE key=? LIMIT 1", (key,)).fetchone() is not None
 
     def _sorted(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        """Some names are mapped, so the order of the rows is not that of the stored paths: SQLite sorts, on disk if need be."""
+        """Some names are mapped, so the order of the rows is not that of the stored paths: SQLite sorts, on disk if
+        need be.
+        """
         self._db.execute("CREATE TEMP TABLE IF NOT EXISTS ordered (path BLOB PRIMARY KEY, digest BLOB) WITHOUT ROWID")
         self._db.execute("DELETE FROM ordered")
         self._db.executemany("INSERT OR REPLACE INTO ordered VALUES (?, ?)", found)
         return self._paged("SELECT path, digest FROM ordered WHERE path > ? ORDER BY path LIMIT ?", b"")
 
-    # -- names of folders too large for memory, hard links ------------------------------------------------------------------
+    # -- names of folders too large for memory, hard links
+    # ------------------------------------------------------------------
 
     def scratch(self) -> Scratch:
         """A temporary table of this run, on disk where it grows."""

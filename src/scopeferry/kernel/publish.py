@@ -1,10 +1,10 @@
 """How a file gets its final name, and what is evidence that it is still the same file.
 
-A *mark* is (inode, size, mtime_ns, ctime_ns). Where inodes and change times survive a mount they are evidence; on FAT, FUSE and
-SMB only size and mtime are, and the others are 0. A rename or link changes ctime, so a mark is taken after it.
+A *mark* is (inode, size, mtime_ns, ctime_ns). Where inodes and change times survive a mount they are evidence; on FAT,
+FUSE and SMB only size and mtime are, and the others are 0. A rename or link changes ctime, so a mark is taken after it.
 
-This module chooses ``_posix.py`` or ``_windows.py`` and is the only one that renames. It expects nothing of its callers but
-folders and names; it knows no journal, no digest and no source.
+This module chooses ``_posix.py`` or ``_windows.py`` and is the only one that renames. It expects nothing of its
+callers but folders and names; it knows no journal, no digest and no source.
 """
 
 from __future__ import annotations
@@ -140,7 +140,9 @@ def mark(entry: os.stat_result, *, steady: bool = True) -> Mark:
 
 
 def part_name(path: bytes, attempt: str) -> str:
-    """The temporary name of a path; its length does not depend on the path's, and only one path has its first 16 digits."""
+    """The temporary name of a path; its length does not depend on the path's, and only one path has its first 16
+    digits.
+    """
     return f"{PART_PREFIX}{path_hash(path)}-{attempt}{PART_SUFFIX}"
 
 
@@ -271,9 +273,9 @@ class Folders:
 def publish(folder: Folder, part: str, name: str, expected: Mark | None, path: str) -> None:
     """Give `part` its final `name`, if what stands there is what the caller expects.
 
-    `expected` None: nothing may stand there. Otherwise the file must still have this mark, and it is replaced. Where the system
-    can exchange two names, the file that was replaced is looked at once more afterwards, and put back if it was another one.
-    Raises Refused (SF-501 or SF-502) with nothing changed.
+    `expected` None: nothing may stand there. Otherwise the file must still have this mark, and it is replaced. Where
+    the system can exchange two names, the file that was replaced is looked at once more afterwards, and put back if it
+    was another one. Raises Refused (SF-501 or SF-502) with nothing changed.
     """
     try:
         if expected is None:

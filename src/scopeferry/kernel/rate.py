@@ -7,7 +7,8 @@ import time
 
 
 class TokenBucket:
-    """Tells a worker how long to wait after it moved some bytes, so that over any time the sum stays below `bytes_per_s`.
+    """Tells a worker how long to wait after it moved some bytes, so that over any time the sum stays below
+    `bytes_per_s`.
 
     No credit is saved while nothing moves, so there is no burst after a pause.
     """

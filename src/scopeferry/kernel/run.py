@@ -1,8 +1,9 @@
 """Do what the lines plan, fairly, in batches, and settle it.
 
-A line is one target of a run: an iterator of tasks and the ledger that remembers their results. Tasks are grouped into batches
-(a Dask task costs milliseconds, a chunk copy microseconds), at most ``3 x slots`` batches or 200,000 items are in flight, and
-results come back through callbacks into one queue. Only this thread settles: at most every 100 ms, at least every 2 s.
+A line is one target of a run: an iterator of tasks and the ledger that remembers their results. Tasks are grouped into
+batches (a Dask task costs milliseconds, a chunk copy microseconds), at most ``3 x slots`` batches or 200,000 items are
+in flight, and results come back through callbacks into one queue. Only this thread settles: at most every 100 ms, at
+least every 2 s.
 
 The executor is ``concurrent.futures.Executor``; a worker gets one module-level function and plain arguments.
 """
@@ -58,8 +59,8 @@ def run(
 ) -> Iterator[Event | None]:
     """Run all tasks of all lines; yields what happened, and ``None`` as a tick at least every 50 ms.
 
-    Items that failed as retryable are tried `retries` times more, at the end. When `control` is stopped no new batch goes out,
-    what is in flight comes back and is settled. Raises what a ledger raises; never raises for an item.
+    Items that failed as retryable are tried `retries` times more, at the end. When `control` is stopped no new batch
+    goes out, what is in flight comes back and is settled. Raises what a ledger raises; never raises for an item.
     """
     runner = _Runner(executor, slots, control, batch_bytes, batch_items)
     again: list[tuple[Line, Task]] = []

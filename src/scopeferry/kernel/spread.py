@@ -1,7 +1,7 @@
 """Look at many things with several processes at once: plain values in, plain values out, nothing is changed.
 
-For the rerun with nothing to do, whose time goes into two `stat` calls a file, half of it under the interpreter's lock. A fork
-costs a few milliseconds and imports nothing. What a fork could not answer is simply not in the result.
+For the rerun with nothing to do, whose time goes into two `stat` calls a file, half of it under the interpreter's
+lock. A fork costs a few milliseconds and imports nothing. What a fork could not answer is simply not in the result.
 """
 
 from __future__ import annotations

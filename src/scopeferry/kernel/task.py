@@ -1,7 +1,7 @@
 """What the kernel moves about: one idempotent step, and what became of it.
 
-A task knows how to do a whole batch of its kind. It never raises for an item: an exception that cannot be unpickled breaks a
-whole process pool, so what went wrong comes back as plain values. Everything here is frozen and picklable.
+A task knows how to do a whole batch of its kind. It never raises for an item: an exception that cannot be unpickled
+breaks a whole process pool, so what went wrong comes back as plain values. Everything here is frozen and picklable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from scopeferry.errors import CODES, ScopeferryError
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An item that was not done: a code of ``errors.CODES``, a message that names it, and whether another try may help."""
+    """An item that was not done: a code of ``errors.CODES``, a message that names it, and whether another try may
+    help.
+    """
 
     key: str
     code: str
@@ -36,9 +38,9 @@ class Failure:
 class Outcome:
     """An item that was done.
 
-    ``size`` is in bytes; ``digests`` maps an algorithm to its raw digest; ``entry`` is the mark of the published file, taken
-    after its rename; ``read_back`` says where the proof was read from (``storage server mount memory no``); ``payload`` is what
-    only the task and its ledger understand.
+    ``size`` is in bytes; ``digests`` maps an algorithm to its raw digest; ``entry`` is the mark of the published file,
+    taken after its rename; ``read_back`` says where the proof was read from (``storage server mount memory no``);
+    ``payload`` is what only the task and its ledger understand.
     """
 
     key: str
@@ -72,8 +74,9 @@ class Task(Protocol):
 class Control:
     """The stop flag, looked at between blocks, and the count of bytes done, for progress inside a large item.
 
-    The first reason to stop wins. ``patience_gone_s`` and ``patience_full_s`` say how long a worker may wait for a side that
-    is gone and for room at the destination; all workers share one waiting period, so that n of them never wait n times.
+    The first reason to stop wins. ``patience_gone_s`` and ``patience_full_s`` say how long a worker may wait for a
+    side that is gone and for room at the destination; all workers share one waiting period, so that n of them never
+    wait n times.
     """
 
     def __init__(
@@ -135,10 +138,11 @@ class Control:
         self._stop.wait(seconds)
 
     def wait_for(self, what: str, ready: Callable[[], bool], patience_s: float, error: ScopeferryError) -> None:
-        """Wait until `ready`, with back-off, for at most `patience_s` counted from when anybody began to wait for `what`.
+        """Wait until `ready`, with back-off, for at most `patience_s` counted from when anybody began to wait for
+        `what`.
 
-        Raises `error` (and stops the run with it) when patience is over, also if it is ready then: it has been of no use so far.
-        Raises the reason to stop if the run is stopped.
+        Raises `error` (and stops the run with it) when patience is over, also if it is ready then: it has been of no
+        use so far. Raises the reason to stop if the run is stopped.
         """
         with self._lock:
             since = self._waits.setdefault(what, time.monotonic())

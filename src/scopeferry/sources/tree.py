@@ -1,6 +1,7 @@
 """A finished folder as a source: its files, read once, by descriptors, and never while they move unnoticed.
 
-It knows nothing of a destination. Names are as the system decodes them (``surrogateescape``), paths are POSIX and relative.
+It knows nothing of a destination. Names are as the system decodes them (``surrogateescape``), paths are POSIX and
+relative.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class TreeSource:
         return self.identity in {None, (found.st_dev, found.st_ino)} or not self.disk.steady
 
     def open(self, folders: Folders, path: str) -> SourceFile:
-        """Open one regular file. Raises ItemError: vanished (SF-202), not readable (SF-203, SF-204), or SourceChanged."""
+        """Open one regular file. Raises ItemError: vanished (SF-202), not readable (SF-203, SF-204), or
+        SourceChanged.
+        """
         head, _, name = path.rpartition("/")
         try:
             folder = folders.open(head)
@@ -167,8 +170,8 @@ class SourceFile:
 class Ahead:
     """The source files of a batch, opened and asked for before the first one is read.
 
-    The disk then works on all of them side by side; read one after another, 64 KiB files cost a third of a millisecond each
-    (measured). A file is handed out once; another try at it opens it anew.
+    The disk then works on all of them side by side; read one after another, 64 KiB files cost a third of a millisecond
+    each (measured). A file is handed out once; another try at it opens it anew.
     """
 
     def __init__(self, source: TreeSource, folders: Folders) -> None:
@@ -213,8 +216,8 @@ def is_recent(found: Mark, read_at_ns: int, *, coarse: bool) -> bool:
 class Selection:
     """Which paths are taken: globs in the order given, the last that matches wins.
 
-    ``*`` and ``?`` stay within a name, ``**`` crosses folders, a trailing ``/`` means folders (and all below). What no rule
-    matches is taken, unless the first rule is an include.
+    ``*`` and ``?`` stay within a name, ``**`` crosses folders, a trailing ``/`` means folders (and all below). What no
+    rule matches is taken, unless the first rule is an include.
 
     >>> only = Selection([("include", "**/*.tif"), ("exclude", "tmp/")])
     >>> only.takes("a/b.tif"), only.takes("a/b.txt"), only.enters("tmp")

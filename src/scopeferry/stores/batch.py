@@ -1,8 +1,8 @@
 """One passage of some uploads through the four steps of ``transfer.md`` 3.3, in the order of that page.
 
-Each file is read, hashed and written under a temporary name; all are flushed; each is read back from storage and compared; each
-gets its name, and the folders are flushed. An item that fails leaves the others alone. Batches of several workers run out of
-step.
+Each file is read, hashed and written under a temporary name; all are flushed; each is read back from storage and
+compared; each gets its name, and the folders are flushed. An item that fails leaves the others alone. Batches of
+several workers run out of step.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class Batch:
         """What goes wrong with one item stays with it."""
         self.found[index] = self.store.translated(error, key) if isinstance(error, OSError) else error
 
-    # -- 1 to 4: read, hash, write -------------------------------------------------------------------------------------------
+    # -- 1 to 4: read, hash, write
+    # -------------------------------------------------------------------------------------------
 
     def _write(self, upload: Upload) -> _Part:
         folder_path = upload.key.rpartition("/")[0]
@@ -212,7 +213,8 @@ class Batch:
         other = other_buffer()[: len(data)]
         return at + len(data) <= have and system.read_into(fd, other, at) == len(data) and other == data
 
-    # -- 5: flush --------------------------------------------------------------------------------------------------------------
+    # -- 5: flush
+    # --------------------------------------------------------------------------------------------------------------
 
     def _flush(self, parts: dict[int, _Part]) -> None:
         files = [part for part in parts.values() if part.fd >= 0]
@@ -245,10 +247,13 @@ class Batch:
             if system.fstat(part.fd).st_size != part.size:
                 raise ProofError(f"arrived with another length: {printable(part.upload.key)}", path=part.upload.key)
 
-    # -- 6: read back ----------------------------------------------------------------------------------------------------------
+    # -- 6: read back
+    # ----------------------------------------------------------------------------------------------------------
 
     def _drop(self, parts: dict[int, _Part]) -> None:
-        """Ask for all cached pages to be dropped, look at one file whether they are gone, then have all of them fetched at once."""
+        """Ask for all cached pages to be dropped, look at one file whether they are gone, then have all of them
+        fetched at once.
+        """
         files = [part for part in parts.values() if part.fd >= 0 and self.prove.wants(os.fsencode(part.upload.key))]
         for part in files:
             system.drop(part.fd, near=self.near)
@@ -268,7 +273,8 @@ class Batch:
             path = part.upload.key
             raise ProofError(f"what was read back differs from what was written: {printable(path)}", path=path)
 
-    # -- 7: the name -----------------------------------------------------------------------------------------------------------
+    # -- 7: the name
+    # -----------------------------------------------------------------------------------------------------------
 
     def _publish(self, part: _Part) -> None:
         upload = part.upload
@@ -340,5 +346,3 @@ def _hash_zeros(digests: Digests, count: int) -> None:
     while count > 0:
         digests.update(ZEROS[: min(BLOCK, count)] if count < BLOCK else ZEROS)
         count -= BLOCK
-
-

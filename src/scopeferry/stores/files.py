@@ -61,7 +61,9 @@ def hash_file(fd: int, algorithm: str, size: int, control: Control) -> bytes | N
 
 
 def give_attributes(fd: int, wanted: Attributes, *, near: bool) -> list[str]:
-    """As `apply_attributes`, for a file that was just made: there is nothing to look at if only mode and time are wanted."""
+    """As `apply_attributes`, for a file that was just made: there is nothing to look at if only mode and time are
+    wanted.
+    """
     if wanted.owner is not None or wanted.xattrs:
         return apply_attributes(fd, wanted)
     try:
@@ -242,7 +244,9 @@ class StoredFile:
     def digest(
         self, algorithms: Sequence[str], control: Control, *, flushed: bool = False, look: bool = True
     ) -> dict[str, bytes]:
-        """The digests of all bytes, from storage; the arguments are those of `prepare`, if that was not called before."""
+        """The digests of all bytes, from storage; the arguments are those of `prepare`, if that was not called
+        before.
+        """
         if not self._prepared:
             self.prepare(flushed=flushed, look=look)
         digests = Digests(algorithms)
@@ -257,8 +261,8 @@ class StoredFile:
     def prepare(self, *, flushed: bool = False, look: bool = True, near: bool = False) -> None:
         """Have the cached pages dropped, and the first bytes fetched from storage while others are read.
 
-        `flushed`: it was, with its whole file system, and has not changed since. `look`: is it still cached? Then ``memory``
-        says so; without, another file of the same folder was looked at. `near`: it lies on a local disk.
+        `flushed`: it was, with its whole file system, and has not changed since. `look`: is it still cached? Then
+        ``memory`` says so; without, another file of the same folder was looked at. `near`: it lies on a local disk.
         """
         self._prepared = True
         if not flushed:

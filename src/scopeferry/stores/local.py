@@ -1,8 +1,9 @@
 """A folder on a file system as a store: ``transfer.md`` 3.3, in the order of that page.
 
-A batch goes through four steps: each file is read, hashed and written under a temporary name; all are flushed; each is read back
-from storage and compared; each gets its name, and the folders are flushed. Batches of several workers run out of step. An item
-that fails leaves the others alone; what may succeed at another try is put through the four steps again.
+A batch goes through four steps: each file is read, hashed and written under a temporary name; all are flushed; each is
+read back from storage and compared; each gets its name, and the folders are flushed. Batches of several workers run
+out of step. An item that fails leaves the others alone; what may succeed at another try is put through the four steps
+again.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ CHANGED_WAITS_S = (0.1, 1.0, 5.0)  # between the tries at a source that moves
 class LocalStore:
     """A store in the folder `root`; picklable.
 
-    ``digests``: the first is the working digest. ``holes``: leave holes as holes. ``flush_whole``: one flush for a batch is
-    allowed (the source is finished, or lies on another file system). ``identity``: (device, inode) that the root must have.
+    ``digests``: the first is the working digest. ``holes``: leave holes as holes. ``flush_whole``: one flush for a
+    batch is allowed (the source is finished, or lies on another file system). ``identity``: (device, inode) that the
+    root must have.
     ``records``: where what is replaced is set aside. ``attempt``: 8 hex digits in the temporary names of this run.
     ``mtime_step_ns``: the step of its times. ``lacks``: kinds of ``--keep`` that the file system does not have.
     """
@@ -57,7 +59,8 @@ class LocalStore:
     mtime_step_ns: int = 1
     lacks: frozenset[str] = frozenset()
 
-    # -- Store -----------------------------------------------------------------------------------------------------------
+    # -- Store
+    # -----------------------------------------------------------------------------------------------------------
 
     def put(self, uploads: Sequence[Upload], *, prove: Prove, control: Control) -> list[Entry | Failure]:
         """Publish each upload whole and proved, or not at all. See ``Store``."""
@@ -136,10 +139,13 @@ class LocalStore:
         with Folders(self.root) as folders, contextlib.suppress(FileNotFoundError):
             system.unlink(folders.open(head), name)
 
-    # -- beyond the protocol: only a file system has these ------------------------------------------------------------------
+    # -- beyond the protocol: only a file system has these
+    # ------------------------------------------------------------------
 
     def set_right(self, folders: Folders, key: str, attributes: Attributes) -> tuple[Mark, tuple[str, ...]]:
-        """Give a published file or folder these attributes where it has others; its mark afterwards, and what was lost."""
+        """Give a published file or folder these attributes where it has others; its mark afterwards, and what was
+        lost.
+        """
         from scopeferry.stores.files import apply_attributes, lost_times
 
         head, _, name = key.rpartition("/")
@@ -154,7 +160,9 @@ class LocalStore:
             os.close(fd)
 
     def link(self, folders: Folders, leader: str, key: str, expected: Mark | None) -> Mark:
-        """Make `key` a hard link of the published file `leader`; raises Refused if something unexpected stands there."""
+        """Make `key` a hard link of the published file `leader`; raises Refused if something unexpected stands
+        there.
+        """
         from_head, _, from_name = leader.rpartition("/")
         head, _, name = key.rpartition("/")
         source, folder = folders.open(from_head), folders.open(head, make=True)
@@ -180,7 +188,8 @@ class LocalStore:
         system.flush_folder(folder)
         return publish.mark(system.lstat(folder, name), steady=self.disk.steady)
 
-    # -- what can go wrong ---------------------------------------------------------------------------------------------------
+    # -- what can go wrong
+    # ---------------------------------------------------------------------------------------------------
 
     def present(self) -> bool:
         """Is the destination still the folder that the run began with?"""

@@ -66,11 +66,11 @@ class Prove:
 class Upload:
     """Something to be put under ``key``: a file that ``open`` opens, or a symbolic link with a ``target``.
 
-    ``expected`` is the mark of what may be replaced, None if nothing may stand there. ``set_aside`` is a folder below the
-    record folder that first receives what is replaced. ``named`` gives the final name from the working digest, where it
-    depends on that. ``settled`` looks at the source once
-    more before the name is given, and raises if it moved. ``key`` is a POSIX path relative to the store, as the system decodes
-    names.
+    ``expected`` is the mark of what may be replaced, None if nothing may stand there. ``set_aside`` is a folder below
+    the record folder that first receives what is replaced. ``named`` gives the final name from the working digest,
+    where it depends on that. ``settled`` looks at the source once
+    more before the name is given, and raises if it moved. ``key`` is a POSIX path relative to the store, as the system
+    decodes names.
     """
 
     key: str
@@ -85,7 +85,9 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something published: its mark after the rename, the digests of its bytes, the mark of its source, and how it was proved."""
+    """Something published: its mark after the rename, the digests of its bytes, the mark of its source, and how it was
+    proved.
+    """
 
     key: str
     mark: Mark
@@ -123,7 +125,9 @@ class ProofError(ItemError):
 
 
 class FlushError(ItemError):
-    """A flush failed: the kernel has marked the pages clean, so the next flush would succeed. The whole batch is written again."""
+    """A flush failed: the kernel has marked the pages clean, so the next flush would succeed. The whole batch is
+    written again.
+    """
 
     default = "SF-211"
 
