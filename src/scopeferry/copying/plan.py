@@ -33,7 +33,6 @@ from scopeferry.stores.local import LocalStore
 NOTHING = fingerprint(0, 0)  # where inode and change time are no evidence
 CHUNK = 4096  # entries of a folder in memory at a time
 SHORT = 40  # bytes of a name that every file system holds
-POLICIES = ("refuse", "replace", "keep-both")
 MAYBE_BESIDE = {states.JUDGE, states.CONFLICT, states.CHECK, states.CHECK_STORED}  # a twin of equal size and time, too
 
 
@@ -182,7 +181,8 @@ class Plan:
                     rows = self.journal.rows(prefix, raw) if known is not None else {}
                 merge.entries(entries, rows, scratch)
                 if merge.changed:
-                    self._write(prefix, merge, facts, known)
+                    self.journal.plan(prefix, merge.changed)
+                    merge.changed = []
                     known = self.journal.folder_facts(prefix)
                 if not small:
                     yield None
@@ -191,13 +191,12 @@ class Plan:
         names = {entry.name for entry in merge.all} if small else None
         if twin is not None and self.only is None:
             self._extras(prefix, twin, names, rows if small else None, scratch)
-        yield from self._vanished(prefix, path, rows if small else None, scratch)
+        yield from self._vanished(prefix, rows if small else None, scratch)
         if not small:
             scratch.clear_names()
         if self.only is None:
             self._note_folder(prefix, facts, twin, known)
-        for name in reversed(merge.folders):
-            stack.append(head + name)
+        stack.extend(head + name for name in reversed(merge.folders))
         totals = self.totals
         totals.folders += 1
         totals.new_folders += twin is None
@@ -238,13 +237,9 @@ class Plan:
             for entry in listing:
                 if merge.takes(entry) and (found := key(entry.name)) is not None:
                     yield os.fsencode(found), os.fsencode(entry.name)
-        for raw in self.journal.names(prefix):
-            if (found := key(os.fsdecode(raw))) is not None:
-                yield os.fsencode(found), raw
-
-    def _write(self, prefix: bytes, merge: FolderMerge, facts: os.stat_result, known: Any) -> None:
-        self.journal.plan(prefix, merge.changed)
-        merge.changed = []
+        for row in self.journal.rows_of(prefix):
+            if (found := key(os.fsdecode(row[0]))) is not None:
+                yield os.fsencode(found), row[0]
 
     def _note_folder(self, prefix: bytes, facts: os.stat_result, twin: Any, known: Any) -> None:
         """Folders whose mode or time differ from the source's are set right at the end."""
@@ -268,6 +263,7 @@ class Plan:
         self, prefix: bytes, twin: Any, names: set[str] | None, rows: dict[bytes, Any] | None, scratch: Any
     ) -> None:
         """Names only at the destination: counted; our own left-over temporary files are removed."""
+        parts: dict[str, list[str]] = {}
         with system.scan(twin) as found:
             for entry in found:
                 name = entry.name
@@ -276,34 +272,35 @@ class Plan:
                 raw = os.fsencode(name)
                 if names is None and scratch.has_name(raw):
                     continue
-                hashed = publish.part_hash(name)
-                if hashed is not None and self._remove_part(prefix, twin, name, hashed):
+                if (hashed := publish.part_hash(name)) is not None:
+                    parts.setdefault(hashed, []).append(name)
                     continue
                 known = (rows or {}).get(raw) or self.journal.rows(prefix, [raw]).get(raw)
                 if known is not None or (self.names is not None and self.names.is_stored(prefix, name)):
                     continue
                 self.totals.extras += not self._is_kept_beside(prefix, raw)
+        if parts:
+            self._remove_parts(prefix, twin, parts)
 
     def _is_kept_beside(self, prefix: bytes, name: bytes) -> bool:
         """Is this our version of a file, that an earlier run put beside somebody's?"""
         return b".scopeferry-" in name and prefix + name in self.journal.details("as", prefix).values()
 
-    def _remove_part(self, prefix: bytes, twin: Any, name: str, hashed: str) -> bool:
-        """Remove a temporary file of a path that we know, unless its copy may go on; is it ours?"""
-        for raw, row in self.journal.raw_folder(prefix).items():
-            if publish.path_hash(prefix + raw) == hashed:
+    def _remove_parts(self, prefix: bytes, twin: Any, parts: dict[str, list[str]]) -> None:
+        """Remove the temporary files of paths that we know, unless their copy may go on; what is not ours is extra."""
+        for row in self.journal.rows_of(prefix):
+            for name in parts.pop(publish.path_hash(prefix + row[0]), ()):
                 resumes = states.DONE < row[2] < states.FAILED and row[3] >= LARGE
-                return resumes or self.read_only or _unlinked(twin, name)
-        return False
+                self.totals.extras += not (resumes or self.read_only or _unlinked(twin, name))
+        self.totals.extras += sum(map(len, parts.values()))
 
-    def _vanished(self, prefix: bytes, path: str, rows: dict[bytes, Any] | None, scratch: Any) -> Iterator[Event]:
-        """Rows of this folder whose source is gone."""
-        if rows is None:
-            if self.journal.folder_id(prefix) is None:
-                return
-            rows = {raw: row for raw, row in self.journal.raw_folder(prefix).items() if not scratch.has_name(raw)}
+    def _vanished(self, prefix: bytes, rows: dict[bytes, Any] | None, scratch: Any) -> Iterator[Event]:
+        """Rows of this folder whose source is gone: what is left of `rows`, or (None) all that were not listed."""
         gone = []
-        for raw, row in rows.items():
+        for row in self.journal.rows_of(prefix) if rows is None else rows.values():
+            raw = row[0]
+            if rows is None and scratch.has_name(raw):
+                continue
             name = os.fsdecode(prefix + raw)
             if not (self.selection.takes(name) if self.selection.rules else True):
                 continue
@@ -342,7 +339,8 @@ class Plan:
                 _unlinked(folder, name)
 
     def _vanished_folders(self, here: Folders) -> Iterator[Event]:
-        for prefix, _, _ in list(self.journal.folders()):
+        scratch = self.journal.scratch()
+        for prefix, _, _ in self.journal.folders():
             path = os.fsdecode(prefix).rstrip("/")
             head, _, name = path.rpartition("/")
             try:
@@ -351,7 +349,7 @@ class Plan:
             except (OSError, ScopeferryError):
                 pass
             if path:
-                yield from self._vanished(prefix, path, self.journal.raw_folder(prefix), None)
+                yield from self._vanished(prefix, None, scratch)
 
     # -- hard links
     # ---------------------------------------------------------------------------------------------------------
@@ -371,7 +369,7 @@ class Plan:
                 )
                 checks = stands and first is not None and self._inode_of(path) == first
                 if path != leader and (checks or state in {states.COPY, states.REPLACE}):
-                    head, _, name = path.rpartition(b"/")
+                    head, _, _ = path.rpartition(b"/")
                     row = self.journal.row(path)
                     assert row is not None
                     linked = row._replace(kind=states.HARDLINK, state=states.LINK)
@@ -509,9 +507,9 @@ class FolderMerge:
         if publish.part_hash(name) is not None:
             return  # a temporary name of ours, left at the source by a copy into it
         old = None if row is None else Row._make(row)
-        if plan.again and old is not None and old.state in {states.FAILED, states.CONFLICT}:
-            if (old.size, old.mtime_ns, old.source) == (facts.st_size, facts.st_mtime_ns, source):
-                return
+        given_up = plan.again and old is not None and old.state in {states.FAILED, states.CONFLICT}
+        if given_up and old[3:6] == (facts.st_size, facts.st_mtime_ns, source):  # type: ignore[index]
+            return
         try:
             if self.largest_bytes is not None and facts.st_size > self.largest_bytes:
                 message = f"larger than the destination's file system allows: {printable(path)}"
@@ -523,7 +521,7 @@ class FolderMerge:
             self.events.append(_failed(path, error.code, str(error)))
             return
         kind = states.SYMLINK if stat.S_ISLNK(mode) else states.FILE
-        state, code = self._verdict(facts, source, old, there, stored_name)
+        state, code = self._verdict(facts, source, old, there)
         if old is not None and old.digest is not None and state in MAYBE_BESIDE and plan.policy != "replace":
             state, code, there = self._beside(facts, source, old, raw) or (state, code, there)
         if old is not None and old.kind == states.HARDLINK and kind == states.FILE and state == states.DONE:
@@ -553,7 +551,7 @@ class FolderMerge:
         there = None if stored is None else self._look(os.fsdecode(stored).rpartition("/")[2])
         if there is None:
             return None
-        state, code = self._verdict(facts, source, row, there, "")
+        state, code = self._verdict(facts, source, row, there)
         return (state, code, there) if state in {states.DONE, states.CHECK, *states.CHECK_ONE} else None
 
     def _told_as(self, path: str, stored_name: str) -> None:
@@ -579,8 +577,8 @@ class FolderMerge:
             return None
         return found if self.twin is not None else None
 
-    def _verdict(
-        self, facts: os.stat_result, source: int, row: Row | None, there: os.stat_result | None, name: str
+    def _verdict(  # noqa: C901  (the table of transfer.md 3.4, in one place)
+        self, facts: os.stat_result, source: int, row: Row | None, there: os.stat_result | None
     ) -> tuple[int, str]:
         """The state of an item, and the problem code of a conflict."""
         plan = self.plan
@@ -590,11 +588,7 @@ class FolderMerge:
             return states.CONFLICT, "SF-502"
         stored = self.plan.fingerprint(there)
         same_source = row is not None and (row.size, row.mtime_ns) == (facts.st_size, facts.st_mtime_ns)
-        if (
-            row is not None
-            and row.digest is not None
-            or (row is not None and row.kind == states.SYMLINK and row.state == states.DONE)
-        ):
+        if row is not None and (row.digest is not None or (row.kind, row.state) == (states.SYMLINK, states.DONE)):
             noted = row.mtime_ns if row.stored_mtime_ns is None else row.stored_mtime_ns
             fits = there.st_mtime_ns == noted and (
                 row.stored == stored or (row.state == states.DONE and there.st_size == row.size)

@@ -16,7 +16,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from scopeferry.errors import Failed, Temporary, UsageError
 
@@ -111,12 +111,12 @@ class Journal:
     def reading(cls, path: str) -> Journal:
         """A journal that stands, opened for reading beside its writer."""
         journal = cls.__new__(cls)
-        journal.path, journal.rebuilt, journal.fresh, journal._ids = path, "", False, {}
-        journal._db = sqlite3.connect(path, timeout=10, isolation_level=None)
-        journal._db.execute("PRAGMA query_only=1")
+        journal.path, journal.rebuilt, journal.fresh, journal._ids = path, "", False, {}  # noqa: SLF001
+        journal._db = db = sqlite3.connect(path, timeout=10, isolation_level=None)  # noqa: SLF001
+        db.execute("PRAGMA query_only=1")
         return journal
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -296,7 +296,8 @@ class Journal:
         while True:
             after = "" if last is None else "AND path < ?"
             page = self._db.execute(
-                f"SELECT path, mode, mtime_ns FROM folders WHERE {where} mode IS NOT NULL {after} ORDER BY path DESC LIMIT {PAGE}",
+                f"SELECT path, mode, mtime_ns FROM folders WHERE {where} mode IS NOT NULL {after} "
+                f"ORDER BY path DESC LIMIT {PAGE}",
                 () if last is None else (last,),
             ).fetchall()
             yield from page
@@ -410,11 +411,11 @@ class Journal:
         sql = "SELECT name, value FROM details WHERE folder=? AND key='as' AND substr(value, -length(name)) IS NOT name"
         return dict(self._db.execute(sql, (folder,)))
 
-    def names(self, path: bytes) -> Iterator[bytes]:
-        """The names of all rows of a folder, read a page at a time."""
+    def rows_of(self, path: bytes) -> Iterator[tuple[Any, ...]]:
+        """All rows of a folder by name, as plain tuples, read a page at a time; they may be changed meanwhile."""
         folder = self.folder_id(path)
         if folder is not None:
-            yield from (row[0] for row in self._names(folder))
+            yield from self._names(folder)
 
     def detail(self, path: bytes, name: bytes, key: str) -> Any:
         """One detail of one item, or None."""
@@ -430,7 +431,8 @@ class Journal:
         at: tuple[int, bytes] = (-1, b"")
         while True:
             page = self._db.execute(
-                f"SELECT i.folder, f.path, {', '.join('i.' + c for c in _COLUMNS.split(', '))} FROM items i JOIN folders f ON f.id = i.folder "
+                f"SELECT i.folder, f.path, {', '.join('i.' + c for c in _COLUMNS.split(', '))} "
+                f"FROM items i JOIN folders f ON f.id = i.folder "
                 f"WHERE i.state IN ({marks}) AND (i.folder, i.name) > (?, ?) ORDER BY i.folder, i.name LIMIT {PAGE}",
                 at,
             ).fetchall()
@@ -559,7 +561,8 @@ class Scratch:
         self._db = db
         db.execute("PRAGMA temp_store=FILE")
         db.execute(
-            "CREATE TEMP TABLE IF NOT EXISTS links (inode TEXT, path BLOB, state INTEGER, PRIMARY KEY (inode, path)) WITHOUT ROWID"
+            "CREATE TEMP TABLE IF NOT EXISTS links "
+            "(inode TEXT, path BLOB, state INTEGER, PRIMARY KEY (inode, path)) WITHOUT ROWID"
         )
         db.execute("CREATE TEMP TABLE IF NOT EXISTS names (name BLOB PRIMARY KEY) WITHOUT ROWID")
         db.execute("CREATE TEMP TABLE IF NOT EXISTS keys (key BLOB, name BLOB, PRIMARY KEY (key, name)) WITHOUT ROWID")
