@@ -16,7 +16,7 @@ _PUBLIC = {
     "clean": "scopeferry.jobs.clean",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604  (the keys are strings)
 
 
 def __getattr__(name: str) -> Any:

@@ -78,7 +78,8 @@ def test_sixty_lines_whatever_happened():
     envelope = {
         "command": "transfer", "run": "r", "exit_code": 3, "state": "partial", "source": "/s" * 5000,
         "destination": "/d\n", "items": 1, "bytes": 1, "verified": 0, "failed": 5000, "elapsed_s": 1.0,
-        "problems": problems, "problem_count": 1_000_000, "lost": {f"kind {n}": n for n in range(50)}, "record": "/r/0001.jsonl",
+        "problems": problems, "problem_count": 1_000_000, "lost": {f"kind {n}": n for n in range(50)},
+        "record": "/r/0001.jsonl",
         "manifests": {f"algo{n}": "0" * 64 for n in range(6)}, "tree_digest": "sha256:0",
     }  # fmt: skip
     header = {"command": "scopeferry transfer " + "x" * 10_000, "digests": ["xxh128"], "started": "now"}

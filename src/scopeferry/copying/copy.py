@@ -156,8 +156,17 @@ def _outcome(task: CopyItem, entry: Entry, facts: dict[str, Any]) -> Outcome:
     action = facts.get("action", "copied")
     stored = entry.key if entry.key != task.key else None
     source = entry.source or facts["source"]
-    copied = Copied(action, source, entry.attempts, entry.lost, entry.attributes, facts.get("was"), facts.get("target"), stored,
-                    facts.get("note"))  # fmt: skip
+    copied = Copied(
+        action,
+        source,
+        entry.attempts,
+        entry.lost,
+        entry.attributes,
+        facts.get("was"),
+        facts.get("target"),
+        stored,
+        facts.get("note"),
+    )
     size = 0 if facts.get("target") is not None else entry.mark.size
     return Outcome(task.key, size, entry.digests, entry.mark, entry.read_back, copied)
 
@@ -600,10 +609,17 @@ class CopyLedger:
             else fingerprint(0, 0, mark.size)
         )
         new = Row(
-            row.name, row.kind, states.DONE, source.size if not linked else row.size, source.mtime_ns,
-            row.source if linked else fingerprint(source.inode, source.ctime_ns) if steady else fingerprint(0, 0), stored,
-            None if mark.mtime_ns == source.mtime_ns else mark.mtime_ns, digest, order.recipe,
-        )  # fmt: skip
+            row.name,
+            row.kind,
+            states.DONE,
+            source.size if not linked else row.size,
+            source.mtime_ns,
+            row.source if linked else fingerprint(source.inode, source.ctime_ns) if steady else fingerprint(0, 0),
+            stored,
+            None if mark.mtime_ns == source.mtime_ns else mark.mtime_ns,
+            digest,
+            order.recipe,
+        )
         self._write_line(task, answer, copied, digests, now)
         return new, details
 
@@ -646,7 +662,8 @@ class CopyLedger:
         size = task.row.size if isinstance(task, LinkItem) else copied.source.size
         self.record.add(
             f'{{{path_json(task.key)}, "kind": "{kind}", "size": {size}, "mtime_ns": {copied.source.mtime_ns}, '
-            f'"digest": {{{found}}}, "action": "{copied.action}", "read_back": "{answer.read_back}", "at": {now:.3f}{more}}}'
+            f'"digest": {{{found}}}, "action": "{copied.action}", "read_back": "{answer.read_back}", '
+            f'"at": {now:.3f}{more}}}'
         )
 
     def _failed(self, task: CopyItem | LinkItem, failure: Failure) -> Event:

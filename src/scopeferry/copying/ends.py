@@ -106,6 +106,7 @@ def inside(path: str, folder: str) -> bool:
 
 
 def check_writable(dst: str) -> None:
+    """Raise Failed (SF-301) if nothing can be written there, before the first byte."""
     existing = dst
     while not os.path.isdir(existing):
         existing = os.path.dirname(existing)
@@ -116,6 +117,7 @@ def check_writable(dst: str) -> None:
 
 
 def make(dst: str) -> None:
+    """Make the destination, if it is not there."""
     try:
         os.mkdir(dst, 0o777)
     except FileExistsError:

@@ -172,7 +172,7 @@ class Lock:
         )
 
     def _acquire_by_heartbeat(self) -> None:
-        import threading  # noqa: PLC0415
+        import threading
 
         held = self.path + ".held"
         try:

@@ -495,7 +495,9 @@ class FolderMerge:
         elif selection is None or selection.enters(self.head + name):
             self.folders.append(name)
 
-    def _judge(self, name: str, raw: bytes, facts: os.stat_result, source: int, row: Any, scratch: Any) -> None:
+    def _judge(  # noqa: C901  (what may be wrong with one entry, in the order in which it is found)
+        self, name: str, raw: bytes, facts: os.stat_result, source: int, row: Any, scratch: Any
+    ) -> None:
         plan, path = self.plan, self.head + name
         mode = facts.st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):

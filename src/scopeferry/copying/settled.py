@@ -28,7 +28,7 @@ def settled(plan: Plan) -> dict[bytes, Settled]:
     """The settled folders among those that the journal knows, by their path with a slash at its end."""
     cores = min(len(os.sched_getaffinity(0)), 8) if hasattr(os, "sched_getaffinity") else 1
     plain = plan.names is None and plan.only is None and not (plan.selection.rules or plan.everything or plan.read_only)
-    if not plain or cores < 2 or not WORTH <= plan.journal.folder_count() <= MOST or not can_fork():  # noqa: PLR2004
+    if not plain or cores < 2 or not WORTH <= plan.journal.folder_count() <= MOST or not can_fork():
         return {}
     paths = [path for path, _, _ in plan.journal.folders()]
     size = -(-len(paths) // cores)
@@ -37,7 +37,7 @@ def settled(plan: Plan) -> dict[bytes, Settled]:
 
 
 class _MovedError(Exception):
-    """This folder is not settled."""
+    """Something is to be done or said in a folder."""
 
 
 class _Look(FolderMerge):

@@ -166,7 +166,7 @@ class TransferJob:
                 self._tell(event, self.journal)
                 yield event
         finally:
-            self._end(self.journal, self.record, order)
+            self._end(self.journal, self.record)
 
     def _register(self) -> None:
         self.registration = register(self.result, self.place)
@@ -201,12 +201,25 @@ class TransferJob:
         there = os.stat(self.dst)
         recipe = {"keep": sorted(settings.keep), "names": settings.names, "digests": list(self.digests)}
         store = LocalStore(
-            self.dst, stored_disk, self.digests, holes="holes" in settings.keep, identity=(there.st_dev, there.st_ino),
-            records=self.place.records, attempt=self.result.run[-6:] + "00",
-        )  # fmt: skip
+            self.dst,
+            stored_disk,
+            self.digests,
+            holes="holes" in settings.keep,
+            identity=(there.st_dev, there.st_ino),
+            records=self.place.records,
+            attempt=self.result.run[-6:] + "00",
+        )
         source = TreeSource(self.src, source_disk, settings.keep, (found.st_dev, found.st_ino))
-        return Order(source, store, Prove(percent(settings.verify)), settings.on_conflict, journal.recipe(recipe),
-                     f"set_aside/{self.result.run}", self.names, journal.algorithms())  # fmt: skip
+        return Order(
+            source,
+            store,
+            Prove(percent(settings.verify)),
+            settings.on_conflict,
+            journal.recipe(recipe),
+            f"set_aside/{self.result.run}",
+            self.names,
+            journal.algorithms(),
+        )
 
     def _copy(self, journal: Journal, rec: record.Record, order: Order) -> Iterator[Event | None]:
         """Walk, copy, walk again until a walk finds nothing."""
@@ -280,41 +293,49 @@ class TransferJob:
             yield event
 
     def _count(self, event: Event) -> None:
-        result, data = self.result, event.data
-        if event.kind == "done":
-            action = data["action"]
-            counter = action if action in {"copied", "adopted", "checked", "replaced", "repaired"} else "copied"
-            setattr(result, counter, getattr(result, counter) + 1)
-            if action in {"copied", "replaced", "repaired"}:
-                result.bytes += event.bytes if data.get("kind") != "hardlink" else 0
-            if data["read_back"] != "no":
-                result.verified += 1
-                result.read_back[data["read_back"]] = result.read_back.get(data["read_back"], 0) + 1
-            elif action in {"copied", "replaced", "repaired"}:
-                result.details["links" if data.get("kind") in {"link", "hardlink"} else "unproved"] += 1
-            for kind in data.get("lost", ()):
-                self._lost(event.path, kind)
-            if "note" in data:
-                result.add("SF-911" if data["note"].startswith("kept both") else "SF-902", event.path, data["note"])
-        elif event.kind == "failed":
-            if data["code"] == "SF-201":
-                return  # stays open: the next listing looks at it again
-            if CODES[data["code"]][0] in OF_THE_RUN:  # said once; such an item stays open
-                if data["code"] not in result.codes:
-                    result.add(data["code"], "", data["message"], data.get("hint", ""))
+        count = {"done": self._count_done, "failed": self._count_failed, "note": self._count_note}.get(event.kind)
+        if count is not None:
+            count(event, event.data)
+
+    def _count_done(self, event: Event, data: dict[str, Any]) -> None:
+        result, action = self.result, data["action"]
+        setattr(result, action, getattr(result, action) + 1)
+        sent = action in {"copied", "replaced", "repaired"}
+        if sent:
+            result.bytes += event.bytes if data.get("kind") != "hardlink" else 0
+        if data["read_back"] != "no":
+            result.verified += 1
+            result.read_back[data["read_back"]] = result.read_back.get(data["read_back"], 0) + 1
+        elif sent:
+            result.details["links" if data.get("kind") in {"link", "hardlink"} else "unproved"] += 1
+        for kind in data.get("lost", ()):
+            self._lost(event.path, kind)
+        if "note" in data:
+            result.add("SF-911" if data["note"].startswith("kept both") else "SF-902", event.path, data["note"])
+
+    def _count_failed(self, event: Event, data: dict[str, Any]) -> None:
+        result, code = self.result, data["code"]
+        if code == "SF-201":
+            return  # stays open: the next listing looks at it again
+        if CODES[code][0] in OF_THE_RUN:  # said once; such an item stays open
+            if code not in result.codes:
+                result.add(code, "", data["message"], data.get("hint", ""))
+            return
+        if not event.run:  # from a listing: the first one says it
+            if (code, event.path) in self.named:
                 return
-            named = (data["code"], event.path)
-            if not event.run and named in self.named:
-                return  # the first listing has said it
-            if not event.run and len(self.named) < MAX_PROBLEMS:
-                self.named.add(named)
-            result.add(data["code"], event.path, data["message"], data.get("hint", ""))
-            result.failed += CODES[data["code"]][0] != 0
-        elif event.kind == "note":
-            if "lost" in data:
-                self._lost(event.path, data["lost"])
-            elif data["code"] != "SF-903" or "SF-903" not in result.codes:  # one is said, and once
-                result.add(data["code"], event.path, data["message"])
+            if len(self.named) < MAX_PROBLEMS:
+                self.named.add((code, event.path))
+        result.add(code, event.path, data["message"], data.get("hint", ""))
+        result.failed += CODES[code][0] != 0
+
+    def _count_note(self, event: Event, data: dict[str, Any]) -> None:
+        if "lost" in data:
+            self._lost(event.path, data["lost"])
+        elif "code" in data and (
+            data["code"] != "SF-903" or "SF-903" not in self.result.codes
+        ):  # one is said, and once
+            self.result.add(data["code"], event.path, data["message"])
 
     def _lost(self, path: str, kind: str) -> None:
         """Something could not be kept: counted, and with ``--strict`` a failure."""
@@ -329,9 +350,19 @@ class TransferJob:
 
     def _plan(self, journal: Journal, order: Order, *, again: bool, read_only: bool = False) -> Plan:
         return Plan(
-            order.source, order.store, journal, order.recipe, self.selection, self.settings.on_conflict, self.settings.verify == "all" and not again,
-            self.names, read_only, self.only, again, self.may_fork,
-        )  # fmt: skip
+            order.source,
+            order.store,
+            journal,
+            order.recipe,
+            self.selection,
+            self.settings.on_conflict,
+            self.settings.verify == "all" and not again,
+            self.names,
+            read_only,
+            self.only,
+            again,
+            self.may_fork,
+        )
 
     def _found(self, plan: Plan, *, first: bool) -> None:
         totals, result = plan.totals, self.result
@@ -428,10 +459,13 @@ class TransferJob:
             if error.path not in {problem.path for problem in self.result.problems}:
                 self.result.add(error.code, path, str(error))
         else:
-            self.result.add("SF-212" if isinstance(error, PermissionError) else "SF-211", path,
-                            f"folder not set right: {printable(path)}: {error.strerror}")  # fmt: skip
+            self.result.add(
+                "SF-212" if isinstance(error, PermissionError) else "SF-211",
+                path,
+                f"folder not set right: {printable(path)}: {error.strerror}",
+            )
 
-    def _end(self, journal: Journal, rec: record.Record, order: Order) -> None:
+    def _end(self, journal: Journal, rec: record.Record) -> None:
         """Manifest, end of the generation, receipt. What cannot be written is a problem of its own."""
         reason = self.control.reason
         if reason is not None:
@@ -494,24 +528,48 @@ class TransferJob:
     def _header(self) -> dict[str, Any]:
         settings = self.settings
         return {
-            "run": self.result.run, "tool": _version(), "command": command_line("scopeferry", "transfer", self.result.source, self.result.destination), "host": host(), "user": _user(),
-            "system": sys.platform, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "sources": [self.result.source],
-            "destination": self.result.destination, "digests": list(self.digests), "verify": settings.verify,
-            "keep": sorted(settings.keep), "include": [glob for kind, glob in settings.select if kind == "include"],
-            "exclude": [glob for kind, glob in settings.select if kind == "exclude"], "select": [list(rule) for rule in settings.select],
+            "run": self.result.run,
+            "tool": _version(),
+            "command": command_line("scopeferry", "transfer", self.result.source, self.result.destination),
+            "host": host(),
+            "user": _user(),
+            "system": sys.platform,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "sources": [self.result.source],
+            "destination": self.result.destination,
+            "digests": list(self.digests),
+            "verify": settings.verify,
+            "keep": sorted(settings.keep),
+            "include": [glob for kind, glob in settings.select if kind == "include"],
+            "exclude": [glob for kind, glob in settings.select if kind == "exclude"],
+            "select": [list(rule) for rule in settings.select],
             "profile": None,
-        }  # fmt: skip
+        }
 
     def _end_line(self) -> dict[str, Any]:
         result = self.result
         return {
-            "state": result.state, "finish": {"state": "finished", "evidence": "declared: command", "by": _user()},
-            "exit_code": result.exit_code, "elapsed_s": round(result.elapsed_s, 3), "bytes": result.bytes,
-            "counts": {"items": result.items, "copied": result.copied, "adopted": result.adopted, "checked": result.checked,
-                       "replaced": result.replaced, "repaired": result.repaired, "skipped": result.skipped,
-                       "verified": result.verified, "failed": result.failed},
-            "lost": result.lost, "read_back": result.read_back, "tree_digest": result.tree_digest, "manifest": result.details.get("manifests", {}),
-        }  # fmt: skip
+            "state": result.state,
+            "finish": {"state": "finished", "evidence": "declared: command", "by": _user()},
+            "exit_code": result.exit_code,
+            "elapsed_s": round(result.elapsed_s, 3),
+            "bytes": result.bytes,
+            "counts": {
+                "items": result.items,
+                "copied": result.copied,
+                "adopted": result.adopted,
+                "checked": result.checked,
+                "replaced": result.replaced,
+                "repaired": result.repaired,
+                "skipped": result.skipped,
+                "verified": result.verified,
+                "failed": result.failed,
+            },
+            "lost": result.lost,
+            "read_back": result.read_back,
+            "tree_digest": result.tree_digest,
+            "manifest": result.details.get("manifests", {}),
+        }
 
     def _rehearse(self) -> Iterator[Event | None]:
         """What would be done, with a temporary journal; nothing else is written."""

@@ -14,7 +14,7 @@ import stat
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from scopeferry.errors import ItemError, Refused
 from scopeferry.kernel.digest import new
@@ -55,8 +55,8 @@ OTHER_LOCAL = {
 #: Local ones that make up inode numbers at each mount.
 UNSTEADY = {"vfat", "msdos", "exfat", "fat32", "fat"}
 NETWORK = {
-    "nfs", "nfs4", "cifs", "smb3", "smb2", "smbfs", "9p", "afs", "afpfs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs",
-    "orangefs", "ncpfs", "webdav", "virtiofs", "remote",
+    "nfs", "nfs4", "cifs", "smb3", "smb2", "smbfs", "9p", "afs", "afpfs", "ceph", "lustre", "gpfs", "beegfs",
+    "glusterfs", "orangefs", "ncpfs", "webdav", "virtiofs", "remote",
 }  # fmt: skip
 #: They take any name of 255 bytes, unless a folder is marked to fold names, and hold times in ns and all modes.
 TAKES_ANY = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "ramfs"}
@@ -181,7 +181,7 @@ class Folders:
         self._root = system.open_root(root)
         self._open: OrderedDict[str, Folder] = OrderedDict()
 
-    def __enter__(self) -> Folders:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

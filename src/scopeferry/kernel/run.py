@@ -83,7 +83,7 @@ def run_batch(tasks: Sequence[Task], control: Control) -> list[Outcome | Failure
     """What a worker does. A bug in a task becomes a failure of each of its items, never a dead worker."""
     try:
         answers = type(tasks[0]).run_batch(tasks, control)
-    except Exception as error:  # a bug: named, never swallowed
+    except Exception as error:  # noqa: BLE001  (a bug: named, never swallowed)
         import traceback
 
         message = f"{type(error).__name__}: {error}"

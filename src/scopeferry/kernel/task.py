@@ -81,7 +81,7 @@ class Control:
 
     def __init__(
         self, *, patience_gone_s: float = 3600, patience_full_s: float = 60, limit: Callable[[int], float] | None = None
-    ):
+    ) -> None:
         self.patience_gone_s = patience_gone_s
         self.patience_full_s = patience_full_s
         self.copied = 0

@@ -13,7 +13,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from scopeferry.errors import ItemError, Refused, SourceChanged, UsageError
 from scopeferry.kernel import publish
@@ -120,7 +120,7 @@ class SourceFile:
         if source.disk.steady and time.time_ns() - max(self.stat.st_mtime_ns, self.stat.st_ctime_ns) < RECENT_NS:
             system.write_back(fd)
 
-    def __enter__(self) -> SourceFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -178,7 +178,7 @@ class Ahead:
         self._source, self._folders = source, folders
         self._open: dict[str, SourceFile | ItemError] = {}
 
-    def __enter__(self) -> Ahead:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
 
 SMALL_BYTES = (2 << 30) - 1  # every file system holds a file of this size
 ZEROS = bytes(BLOCK)
-MANY = 32
-
-_turns = threading.BoundedSemaphore(2)
 
 
 @dataclass(slots=True)
@@ -70,21 +66,19 @@ class Batch:
         self.near = not store.disk.network
 
     def put(self, uploads: Sequence[Upload]) -> dict[int, Entry | ScopeferryError]:
+        """What became of each upload, by its place in the sequence."""
         parts: dict[int, _Part] = {}
-        turn = _turns if len(uploads) >= MANY and not self.store.disk.network else contextlib.nullcontext()
         try:
-            with turn:
-                for index, upload in enumerate(uploads):
-                    try:
-                        self.control.check()
-                        parts[index] = self._write(upload)
-                    except (ScopeferryError, OSError) as error:
-                        self._note(index, upload.key, error)
+            for index, upload in enumerate(uploads):
+                try:
+                    self.control.check()
+                    parts[index] = self._write(upload)
+                except (ScopeferryError, OSError) as error:
+                    self._note(index, upload.key, error)
             self._flush(parts)
-            with turn:
-                self._drop(parts)
-                self._each(parts, self._prove)
-                self._each(parts, self._publish)
+            self._drop(parts)
+            self._each(parts, self._prove)
+            self._each(parts, self._publish)
             self._finish(parts)
         finally:
             for part in parts.values():

@@ -8,7 +8,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 from scopeferry.errors import Refused, SourceChanged
 from scopeferry.kernel import publish
@@ -200,7 +200,7 @@ class StoredFile:
             raise Refused(f"no regular file: {printable(key)}", code="SF-502", path=key)
         return file
 
-    def __enter__(self) -> StoredFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from scopeferry.errors import ItemError
 from scopeferry.kernel.digest import in_sample
@@ -31,7 +31,7 @@ class Reader(Protocol):
 
     size: int
 
-    def __enter__(self) -> Reader: ...
+    def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
 
     @property

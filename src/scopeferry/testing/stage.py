@@ -99,7 +99,8 @@ class Stage:
     def arrived(self) -> int:
         """How many files bear their final names at the copy; none is read."""
         walked = os.walk(self.at(self.copy_name))
-        return sum(not is_part(name) for _, _, names in walked for name in names)
+        paths = (os.path.join(folder, name) for folder, _, names in walked for name in names if not is_part(name))
+        return sum(not os.path.islink(path) for path in paths)
 
     def untouched(self, before: Mapping[str, Seen], after: Mapping[str, Seen]) -> bool:
         """Is everything that was there before still the same thing? Links and folders are not asked for their times."""
