@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from scopeferry.errors import Interrupted
+from scopeferry.kernel.publish import part_name
 from scopeferry.kernel.task import Control
 from scopeferry.testing.steps import Steps, error, path_of
 from scopeferry.testing.trees import flip, random_bytes, random_tree, rewrite, snapshot
@@ -632,3 +633,95 @@ def test_dry_run_of_a_new_destination_makes_nothing(ferry, tmp_path, state):
     assert snapshot(tmp_path) == before
     assert not ferry.dst.exists()
     assert not state.exists()
+
+
+# -- a tree of so many folders that several processes look at them -----------------------------------------------------
+
+
+@pytest.fixture
+def many(ferry):
+    """A hundred folders, transferred, and nothing to do in them."""
+    for number in range(100):
+        folder = ferry.src / f"position{number:03}" / "below"
+        folder.mkdir(parents=True)
+        (folder / "a.tif").write_bytes(random_bytes(number, 500))
+        (folder.parent / "b.tif").write_bytes(random_bytes(number + 1000, 500))
+    assert ferry.run(0).copied == 200
+    assert ferry.run(0).skipped == 200
+    return ferry
+
+
+def in_one_folder():
+    """How something moves in one of many folders, and what the next run must say of it: (counter, its value)."""
+    place = "position057/below"
+
+    def vanish(ferry):
+        (ferry.src / place / "a.tif").unlink()
+
+    def new_folder(ferry):
+        (ferry.src / place / "new").mkdir()
+        (ferry.src / place / "new/c.tif").write_bytes(b"new")
+
+    def times_of_a_folder(ferry):
+        put_back(ferry.src / place, 10**18)
+
+    def part(ferry):
+        (ferry.dst / place / part_name(f"{place}/a.tif".encode(), "00000000")).write_bytes(b"left")
+
+    return {
+        "bit at the destination": (lambda ferry: flip(ferry.dst / place / "a.tif", 9), "repaired", 1),
+        "gone at the destination": (lambda ferry: (ferry.dst / place / "a.tif").unlink(), "copied", 1),
+        "folder gone there": (lambda ferry: shutil.rmtree(ferry.dst / place), "copied", 1),
+        "source edited": (
+            lambda ferry: rewrite(ferry.src / place / "a.tif", random_bytes(3, 500), keep_time=True), "replaced", 1,
+        ),
+        "new file": (lambda ferry: (ferry.src / place / "new").write_bytes(b"new"), "copied", 1),
+        "new folder": (new_folder, "copied", 1),
+        "gone at the source": (vanish, "skipped", 199),
+        "extra": (lambda ferry: (ferry.dst / place / "theirs").write_bytes(b"theirs"), "extras", 1),
+        "mode there": (lambda ferry: os.chmod(ferry.dst / place / "a.tif", 0o600), "checked", 1),
+        "times of a folder": (times_of_a_folder, "skipped", 200),
+        "mode of a folder there": (lambda ferry: os.chmod(ferry.dst / place, 0o711), "skipped", 200),
+        "a part was left": (part, "skipped", 200),
+        "nothing": (lambda ferry: None, "skipped", 200),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "counter", "count"), in_one_folder().values(), ids=in_one_folder())
+def test_what_moves_in_one_of_many_folders_is_found(many, codes, change, counter, count):
+    change(many)
+    result = many.run(0)
+    assert getattr(result, counter) == count
+    many.same()
+    if "position057/below/a.tif" in codes(result).get("SF-903", []):
+        assert (many.dst / "position057/below/a.tif").exists()
+    again = many.run(0)
+    assert (again.copied, again.checked, again.replaced, again.repaired) == (0, 0, 0, 0)
+
+
+def test_somebodys_work_in_one_of_many_folders_is_refused_each_time(many, codes):
+    path = many.dst / "position057/below/a.tif"
+    path.write_bytes(b"somebody's")
+    for _ in range(3):
+        assert codes(many.run_unchecked(5)) == {"SF-501": ["position057/below/a.tif"]}
+        assert path.read_bytes() == b"somebody's"
+
+
+def test_a_special_file_in_one_of_many_folders_is_said_each_time(many, codes):
+    os.mkfifo(many.src / "position057/FIFO")
+    for _ in range(2):
+        assert codes(many.run(0)) == {"SF-901": ["position057/FIFO"]}
+
+
+def test_a_link_put_where_one_of_many_folders_was_is_refused(many, tmp_path, codes):
+    os.rename(many.dst / "position057", tmp_path / "moved")
+    (many.dst / "position057").symlink_to(tmp_path / "moved")
+    assert "SF-504" in codes(many.run_unchecked(5))
+
+
+def test_several_runs_over_many_folders_leave_no_process_behind(many):
+    many.run(0)
+    children = subprocess.run(
+        ["ps", "--ppid", str(os.getpid()), "-o", "comm="], capture_output=True, text=True, check=False
+    )
+    assert [line for line in children.stdout.split() if line.startswith(("python", "scopeferry"))] == []
