@@ -53,7 +53,7 @@ def command(state, tmp_path):
 @pytest.fixture
 def shown(command):
     """Run the command to its end."""
-    return lambda *options, **more: subprocess.run(**command(*options, **more), check=False, timeout=120)
+    return lambda *options, **more: subprocess.run(**command(*options, **more), check=False, timeout=600)
 
 
 @pytest.fixture
