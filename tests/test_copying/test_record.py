@@ -25,6 +25,7 @@ ONE, OTHER = "11" * 16, "22" * 16
 
 
 def generation(folder, *entries, end="complete", header=None) -> str:
+    os.makedirs(folder, exist_ok=True)
     rec = Record(str(folder), {**HEADER, **(header or {})})
     for entry in entries:
         rec.add(json.dumps(entry))
@@ -132,6 +133,16 @@ def test_every_cut_of_a_killed_run_is_ended_and_read(tmp_path):
         generation(tmp_path, copied("later"))
         assert record.check_chain(str(tmp_path)) == [], cut
         assert b"later" in folded(tmp_path)
+
+
+def test_a_run_that_was_killed_before_its_first_line_says_nothing(tmp_path):
+    generation(tmp_path, copied("a"))
+    for torn in (b"", b'{"format": "scope'):
+        (tmp_path / "0002.jsonl").write_bytes(torn)
+        assert [end["state"] for _, end in record.headers(str(tmp_path))] == ["complete"]
+        record.end_cut_off(str(tmp_path))
+        assert [end["state"] for _, end in record.headers(str(tmp_path))] == ["complete"]
+        assert record.check_chain(str(tmp_path)) == []
 
 
 def test_a_torn_line_in_the_middle_is_named(tmp_path):

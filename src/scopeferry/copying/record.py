@@ -337,9 +337,14 @@ def check_chain(folder: str) -> list[str]:
 
 
 def headers(folder: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """(first line, end line) of each generation, oldest first; the end is empty for one that has none."""
+    """(first line, end line) of each generation, oldest first; the end is empty for one that has none.
+
+    A generation that was killed before its first line was whole says nothing of any run: it is left out.
+    """
     for path in generations(folder):
-        yield next((line for _, line in numbered(path)), {}), _end_of(path)
+        first = next(lines(path), {})
+        if _is_header(first):
+            yield first, _end_of(path)
 
 
 class Standing(NamedTuple):
