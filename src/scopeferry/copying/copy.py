@@ -93,7 +93,31 @@ class CopyItem:
             except ScopeferryError as reason:
                 for i in lost:
                     answers[i] = Failure.of(tasks[i].key, reason)
+        taken = [i for i, answer in enumerate(answers) if isinstance(answer, Failure) and answer.code == "SF-501"]
+        again = {i: task for i in taken if (task := _judged_now(tasks[i], control)) is not None}
+        if again:
+            for i, answer in zip(again, _run(list(again.values()), control), strict=True):
+                answers[i] = answer
         return answers
+
+
+def _judged_now(task: CopyItem, control: Control) -> CopyItem | None:
+    """The task of an item whose name was taken after the plan had looked, by somebody or by a worker that died; or
+    whose second name is, by a run that died. None if it has been judged by what stands there already.
+    """
+    order, row = task.order, task.row
+    if row.state in {states.COPY, states.REPLACE}:
+        return replace(task, row=row._replace(state=states.JUDGE))
+    if row.state != states.JUDGE or row.kind != states.FILE or order.policy != "keep-both" or task.beside is not None:
+        return None
+    working = order.store.digests[0]
+    try:
+        with order.source.folders() as here:
+            digest = _read_source(order, here, task.key, (working,), control)[0][working]
+    except (OSError, ScopeferryError):
+        return None
+    head, slash, name = task.stored.rpartition("/")
+    return replace(task, beside=head + slash + beside_name(name, digest))
 
 
 def _run(tasks: Sequence[CopyItem], control: Control) -> list[Outcome | Failure]:
@@ -171,6 +195,24 @@ def _outcome(task: CopyItem, entry: Entry, facts: dict[str, Any]) -> Outcome:
     return Outcome(task.key, size, entry.digests, entry.mark, entry.read_back, copied)
 
 
+def _read_source(
+    order: Order, here: Folders, key: str, algorithms: Sequence[str], control: Control
+) -> tuple[dict[str, bytes], Mark, Attributes]:
+    """The digests of a file of the source, its mark, and what is kept of it."""
+    with order.source.open(here, key) as reader:
+        digests = Digests(algorithms)
+        block, at = buffer(), 0
+        while got := reader.read_into(block, at):
+            digests.update(block[:got])
+            at += got
+            control.add(copied=got)
+            control.check()
+        if at != reader.size:
+            raise SourceChanged(f"changed while it was read: {printable(key)}", path=key)
+        attributes = reader.attributes()
+        return digests.result(), reader.check(), attributes
+
+
 class _Comparison:
     """What the plan expects of one item, looked at now: an upload, or the outcome of reading what is there."""
 
@@ -207,7 +249,8 @@ class _Comparison:
         mark: Mark | None = None
         attributes: Attributes | None = None
         if state != states.CHECK_STORED:
-            source, mark, attributes = self._read_source([*dict.fromkeys((*order.store.digests, was_algorithm))])
+            wanted_algorithms = [*dict.fromkeys((*order.store.digests, was_algorithm))]
+            source, mark, attributes = _read_source(order, self.here, self.key, wanted_algorithms, self.control)
         if state == states.CHECK_SOURCE and source is not None and source[was_algorithm] != row.digest:
             return self._upload(there, "replaced", was=self._digest_was())
         copy: dict[str, bytes] | None = None
@@ -233,7 +276,9 @@ class _Comparison:
         digests = (
             {name: source[name] for name in order.store.digests} if source is not None else {working: wanted or b""}
         )
-        copied = Copied(action, mark, 1, lost, attributes, stored=self._elsewhere())
+        kept_both = state == states.JUDGE and self.task.beside is not None
+        told = f"kept both: {printable(self.key)}" if kept_both else None
+        copied = Copied(action, mark, 1, lost, attributes, stored=self._elsewhere(), note=told)
         return Outcome(self.key, row.size, digests, entry_mark, read_back, copied)
 
     def _elsewhere(self) -> str | None:
@@ -245,20 +290,6 @@ class _Comparison:
             message = f"the source has become shorter than our copy: {printable(self.key)}"
             raise Refused(message, code="SF-503", path=self.key)
         return self._upload(there, "replaced", was=self._digest_was())
-
-    def _read_source(self, algorithms: Sequence[str]) -> tuple[dict[str, bytes], Mark, Attributes]:
-        with self.order.source.open(self.here, self.key) as reader:
-            digests = Digests(algorithms)
-            block, at = buffer(), 0
-            while got := reader.read_into(block, at):
-                digests.update(block[:got])
-                at += got
-                self.control.add(copied=got)
-                self.control.check()
-            if at != reader.size:
-                raise SourceChanged(f"changed while it was read: {printable(self.key)}", path=self.key)
-            attributes = reader.attributes()
-            return digests.result(), reader.check(), attributes
 
     def _source_now(self) -> tuple[Mark, Attributes]:
         with self.order.source.open(self.here, self.key) as reader:
@@ -283,7 +314,7 @@ class _Comparison:
     def _foreign(self, there: Mark, found: bytes | None) -> tuple[Upload, dict[str, Any]]:
         """Other content stands there, and we did not put it there."""
         policy = self.order.policy
-        if policy == "refuse":
+        if policy == "refuse" or self.task.beside is not None:
             raise Refused(
                 f"other content stands at the destination: {printable(self.key)}", code="SF-501", path=self.key
             )
