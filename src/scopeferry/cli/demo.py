@@ -19,7 +19,7 @@ def parser() -> Parser:
     )
     made.add_argument("--to", metavar="DIR", help="an empty folder, or one to be made; default a temporary one")
     made.add_argument("--seed", metavar="N", default="0", help="another simulated run; default 0")
-    made.add_argument("--speed", metavar="X", default="1", help="the rate of the copy that is killed, times this; default 1")
+    made.add_argument("--speed", metavar="X", default="1", help="times the rate of the copy that is killed; default 1")
     made.add_argument("--json", action="store_true", help="one JSON object on stdout")
     made.verbosity()
     return made
