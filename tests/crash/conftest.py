@@ -70,8 +70,10 @@ class Ship:
 
     def part_bytes(self) -> int:
         """The length of the largest temporary file at the destination."""
-        found = (self.dst / os.fsdecode(name) for name in parts(self.dst)) if self.dst.is_dir() else ()
-        return max((path.stat().st_size for path in found), default=0)
+        try:
+            return max((path.stat().st_size for path in self.dst.glob(".sf-*.part")), default=0)
+        except FileNotFoundError:  # it has just got its name
+            return 0
 
     def kill_when(self, ready, *options: str) -> int:
         """Start the command, SIGKILL it as soon as `ready` says so; the length of the largest temporary file then."""

@@ -513,12 +513,14 @@ def test_more_folders_than_descriptors_may_be_open(ferry, limit):
     ferry.same()
 
 
-def test_a_folder_larger_than_what_is_held_in_memory(ferry):
+@pytest.mark.parametrize("chunk", [64, pytest.param(4096, marks=pytest.mark.slow)])
+def test_a_folder_larger_than_what_is_held_in_memory(ferry, monkeypatch, chunk):
     from scopeferry.copying import plan
 
-    for number in range(3 * plan.CHUNK // 2):
+    monkeypatch.setattr(plan, "CHUNK", chunk)
+    for number in range(3 * chunk // 2):
         (ferry.src / f"{number:05}").write_bytes(b"%d" % number)
-    count = 3 * plan.CHUNK // 2
+    count = 3 * chunk // 2
     assert ferry.run(0).copied == count
     (ferry.src / "00007").unlink()
     (ferry.src / "new").write_bytes(b"new")

@@ -179,7 +179,8 @@ class Folders:
 
     def __init__(self, root: str) -> None:
         self._root = system.open_root(root)
-        self._open: OrderedDict[str, Folder] = OrderedDict()
+        self._open: OrderedDict[str, Folder] = OrderedDict()  # what was asked for
+        self._way: OrderedDict[str, Folder] = OrderedDict()  # what lay on the way to it
 
     def __enter__(self) -> Self:
         return self
@@ -189,9 +190,9 @@ class Folders:
 
     def close(self) -> None:
         """Close all folders; twice is harmless."""
-        for folder in self._open.values():
-            system.close_folder(folder)
-        self._open.clear()
+        for some in (self._open, self._way):
+            while some:
+                system.close_folder(some.popitem()[1])
         if self._root is not None:
             system.close_folder(self._root)
             self._root = None  # type: ignore[assignment]
@@ -212,32 +213,36 @@ class Folders:
         if folder is not None:
             self._open.move_to_end(path)
             return folder
-        head, at = path, ""
+        folder = self._way.pop(path, None)
+        if folder is not None:
+            self._keep(self._open, path, folder)
+            return folder
+        folder, head, at = self._root, path, ""
         while head:  # the nearest folder above that is open
             head = head.rpartition("/")[0]
-            if head in self._open:
-                at = head
+            found = self._open.get(head, self._way.get(head))
+            if found is not None:
+                folder, at = found, head
                 break
-        folder = self._open[at] if at else self._root
         opened = ""  # the path of `folder`, if it was opened here
         try:
             for name in path[len(at) :].strip("/").split("/"):
                 at = f"{at}/{name}" if at else name
                 child = self._enter(folder, name, at, make=make)
                 if opened:
-                    self._keep(opened, folder, last=False)
+                    self._keep(self._way, opened, folder)
                 folder, opened = child, at
         finally:
             if opened:
-                self._keep(opened, folder, last=opened == path)
+                self._keep(self._open if opened == path else self._way, opened, folder)
         return folder
 
-    def _keep(self, path: str, folder: Folder, *, last: bool) -> None:
-        """Those on the way are closed first, so what was asked for in the last few calls stays open."""
-        self._open[path] = folder
-        self._open.move_to_end(path, last=last)
-        while len(self._open) > FEW:
-            system.close_folder(self._open.popitem(last=False)[1])
+    @staticmethod
+    def _keep(some: OrderedDict[str, Folder], path: str, folder: Folder) -> None:
+        """Kept apart, so that a long way never closes what was asked for in the last few calls."""
+        some[path] = folder
+        while len(some) > FEW // 2:
+            system.close_folder(some.popitem(last=False)[1])
 
     def _enter(self, parent: Folder, name: str, path: str, *, make: bool) -> Folder:
         try:
