@@ -544,7 +544,7 @@ def test_a_part_that_a_killed_run_left_is_continued_and_never_believed(ferry, le
         wrote = steps.watch("write_at")
         ferry.run(0)
     assert (ferry.dst / "a").read_bytes() == DATA
-    assert sum(len(block) for _, _, block, _ in wrote if len(block) > 1000) == len(DATA) - same
+    assert sum(len(block) for _, _, block, _ in wrote if len(block) > 100_000) == len(DATA) - same
 
 
 def test_an_interrupted_large_file_goes_on_and_a_small_one_leaves_nothing(ferry):
