@@ -270,7 +270,6 @@ def test_what_cannot_be_kept_is_counted_and_with_strict_a_failure(ten, codes, st
     assert ten.entry("bad")["lost"] == ["xattrs"]
 
 
-@pytest.mark.xfail(reason="the journal does not remember losses: a rerun says `lost: nothing`, and 0 with --strict")
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_loss_is_said_again_by_a_run_that_has_nothing_to_do(ten, strict):
     os.setxattr(ten.src / "bad", "user.lens", b"63x")

@@ -237,8 +237,7 @@ class _Comparison:
             return self._foreign(there, None)
         return self._compare(there)
 
-    # -- both sides are read
-    # ------------------------------------------------------------------------------------------------
+    # -- both sides are read -------------------------------------------------------------------------------------------
 
     def _compare(self, there: Mark) -> tuple[Upload, dict[str, Any]] | Outcome:
         """Read the side (or sides) in question; adopt what is equal, heal or judge what is not."""
@@ -325,8 +324,7 @@ class _Comparison:
             found = copy[self.order.store.digests[0]]
         return self._upload(there, "replaced", was=self._hex(found))
 
-    # -- what is sent
-    # -------------------------------------------------------------------------------------------------------
+    # -- what is sent --------------------------------------------------------------------------------------------------
 
     def _upload(
         self,
@@ -348,14 +346,14 @@ class _Comparison:
         upload = Upload(
             self.stored, lambda: ahead.open(key), expected, set_aside=order.set_aside if heal else None, named=named
         )
-        if order.source.disk.steady:
-            begun = time.time_ns()
-            upload.settled = lambda mark: self._settled(mark, begun)
+        begun = time.time_ns()
+        upload.settled = lambda mark: self._settled(mark, begun)
         return upload, {"action": action, "was": was, "note": note}
 
     def _settled(self, found: Mark, begun_ns: int) -> None:
         """A time within one clock tick of the read is looked at once more, before the name is given."""
-        if is_recent(found, begun_ns, coarse=False) or max(found.mtime_ns, found.ctime_ns) > begun_ns:
+        coarse = not self.order.source.disk.steady
+        if is_recent(found, begun_ns, coarse=coarse) or max(found.mtime_ns, found.ctime_ns) > begun_ns:
             head, _, name = self.key.rpartition("/")
             try:
                 now = publish.mark(system.lstat(self.here.open(head), name))
@@ -398,8 +396,7 @@ class _Comparison:
             "action": "replaced",
         }
 
-    # -- what stands there now
-    # ----------------------------------------------------------------------------------------------
+    # -- what stands there now -----------------------------------------------------------------------------------------
 
     def _there(self, kind: Any = stat.S_ISREG) -> Mark | None:
         head, _, name = self.stored.rpartition("/")
@@ -580,6 +577,7 @@ class CopyLedger:
     run: str = ""
     changed: int = 0
     moving: int = 0
+    had_losses: bool = False
     further: list[str] | None = None  # algorithms that the journal knows beside the working one
 
     def settle(self, results: Sequence[Result]) -> list[Event]:
@@ -630,6 +628,8 @@ class CopyLedger:
         for name in order.store.digests[1:]:
             if name in digests:
                 details[f"digest:{name}"] = digests[name]
+        if copied.lost or self.had_losses:
+            details["lost"] = ",".join(copied.lost) or None
         if copied.stored is not None:
             details["as"] = os.fsencode(copied.stored)
         elif copied.action == "replaced":

@@ -124,11 +124,10 @@ class Plan:
         totals.bytes += size
         totals.done_bytes += size
         totals.extras += extras
-        stack.extend(f"{path}/{name}" if path else name for name in reversed(folders))
+        stack.extend(f"{path}/{name}" if path else name for name in sorted(folders, reverse=True))
         return Event("found", path=path, items=count, bytes=size)
 
-    # -- one folder
-    # ------------------------------------------------------------------------------------------------------
+    # -- one folder ----------------------------------------------------------------------------------------------------
 
     def _folder(
         self, path: str, here: Folders, there: Folders | None, stack: list[str], scratch: Any
@@ -196,7 +195,7 @@ class Plan:
             scratch.clear_names()
         if self.only is None:
             self._note_folder(prefix, facts, twin, known)
-        stack.extend(head + name for name in reversed(merge.folders))
+        stack.extend(head + name for name in sorted(merge.folders, reverse=True))
         totals = self.totals
         totals.folders += 1
         totals.new_folders += twin is None
@@ -351,8 +350,7 @@ class Plan:
             if path:
                 yield from self._vanished(prefix, None, scratch)
 
-    # -- hard links
-    # ---------------------------------------------------------------------------------------------------------
+    # -- hard links ----------------------------------------------------------------------------------------------------
 
     def _group_links(self, scratch: Any) -> None:
         """One inode with several names is copied once; the other names are linked to it at the end."""

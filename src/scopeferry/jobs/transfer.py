@@ -119,8 +119,7 @@ class TransferJob:
         """The destination itself: a folder, or the one file."""
         return os.path.join(self.dst, self.names.name("", self.only)) if self.only else self.dst
 
-    # -- the run
-    # ---------------------------------------------------------------------------------------------------------
+    # -- the run -------------------------------------------------------------------------------------------------------
 
     def run(self) -> Iterator[Event | None]:
         """Do it; yields events, and None as a tick. Raises UsageError before anything is touched."""
@@ -146,8 +145,8 @@ class TransferJob:
         self.lock = place.Lock(self.place.lock, self.result.run)
         self.lock.acquire()
         self._register()
-        os.makedirs(self.place.records, mode=0o700, exist_ok=True)
-        os.makedirs(os.path.dirname(self.place.journal), mode=0o700, exist_ok=True)
+        place.make_private(self.place.records)
+        place.make_private(os.path.dirname(self.place.journal))
         if self.place.elsewhere:
             self.result.add("SF-906", self.place.records, self.place.elsewhere)
         record.sweep(self.place.records)
@@ -337,16 +336,23 @@ class TransferJob:
         ):  # one is said, and once
             self.result.add(data["code"], event.path, data["message"])
 
+    def _remember_losses(self, journal: Journal) -> None:
+        """What items of earlier runs lack is said again, for it is still so."""
+        for kind, count in journal.losses().items():
+            if count > self.result.lost.get(kind, 0):
+                if kind not in self.result.lost:
+                    self._lost("", kind)
+                self.result.lost[kind] = count
+
     def _lost(self, path: str, kind: str) -> None:
         """Something could not be kept: counted, and with ``--strict`` a failure."""
         self.result.lost[kind] = self.result.lost.get(kind, 0) + 1
         if self.settings.strict:
-            self.result.add("SF-210", path, f"{kind} could not be kept: {printable(path)}")
+            self.result.add("SF-210", path, f"{kind} could not be kept: {printable(path) or 'by an earlier run'}")
         elif self.result.lost[kind] == 1:
-            self.result.add("SF-904", path, f"{kind} could not be kept, first at {printable(path)}")
+            self.result.add("SF-904", path, f"{kind} could not be kept, first at {printable(path) or 'an earlier run'}")
 
-    # -- before the first byte
-    # ---------------------------------------------------------------------------------------------
+    # -- before the first byte -----------------------------------------------------------------------------------------
 
     def _plan(self, journal: Journal, order: Order, *, again: bool, read_only: bool = False) -> Plan:
         return Plan(
@@ -416,8 +422,7 @@ class TransferJob:
         else:
             record.catch_up(self.place.records, journal)
 
-    # -- at the end
-    # ----------------------------------------------------------------------------------------------------------
+    # -- at the end ----------------------------------------------------------------------------------------------------
 
     def _still_written(self, journal: Journal) -> None:
         """Whatever is open when all passes are over is named: no item is left undone in silence."""
@@ -476,6 +481,7 @@ class TransferJob:
         elif isinstance(error, OSError):
             self._add(self._system_error(error))
         rec.give_up_room()
+        self._remember_losses(journal)
         try:
             if not rec.begun and self.result.ok and not self._is_told():
                 rec.begin()  # what an earlier run left undone is done now: that is worth a generation of its own
@@ -621,8 +627,7 @@ class TransferJob:
         if need > free:
             raise NoSpace(f"{parent} has {free:,} bytes free, {need:,} are needed", code="SF-311", path=parent)
 
-    # -- small things
-    # --------------------------------------------------------------------------------------------------------
+    # -- small things --------------------------------------------------------------------------------------------------
 
     def _add(self, error: ScopeferryError) -> None:
         if error.code not in self.result.codes or error.path:
@@ -652,7 +657,7 @@ class TransferJob:
 def _ledger(journal: Journal, rec: record.Record, order: Order, run_id: str) -> CopyLedger:
     from scopeferry.copying.copy import CopyLedger  # with all that copies: a rerun with nothing to do needs none of it
 
-    return CopyLedger(journal, rec, order, run_id)
+    return CopyLedger(journal, rec, order, run_id, had_losses=bool(journal.losses()))
 
 
 def _limit(bytes_per_s: float | None) -> Callable[[int], float] | None:

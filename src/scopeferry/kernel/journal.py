@@ -48,13 +48,17 @@ FILE, SYMLINK, HARDLINK = 0, 1, 2
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE recipes (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
-CREATE TABLE folders (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, mode INTEGER, mtime_ns INTEGER, touched
-INTEGER NOT NULL DEFAULT 0); CREATE TABLE items (
+CREATE TABLE folders (
+  id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, mode INTEGER, mtime_ns INTEGER,
+  touched INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE items (
   folder INTEGER NOT NULL, name BLOB NOT NULL, kind INTEGER NOT NULL, state INTEGER NOT NULL, size INTEGER NOT NULL,
-  mtime_ns INTEGER NOT NULL, source INTEGER NOT NULL, stored INTEGER, stored_mtime_ns INTEGER, digest BLOB, recipe
-  INTEGER, PRIMARY KEY (folder, name)) WITHOUT ROWID;
-CREATE TABLE details (folder INTEGER NOT NULL, name BLOB NOT NULL, key TEXT NOT NULL, value, PRIMARY KEY (folder, name,
-key)) WITHOUT ROWID; CREATE TABLE runs (id TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
+  mtime_ns INTEGER NOT NULL, source INTEGER NOT NULL, stored INTEGER, stored_mtime_ns INTEGER, digest BLOB,
+  recipe INTEGER, PRIMARY KEY (folder, name)) WITHOUT ROWID;
+CREATE TABLE details (
+  folder INTEGER NOT NULL, name BLOB NOT NULL, key TEXT NOT NULL, value,
+  PRIMARY KEY (folder, name, key)) WITHOUT ROWID;
+CREATE TABLE runs (id TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID;
 """
 _COLUMNS = "name, kind, state, size, mtime_ns, source, stored, stored_mtime_ns, digest, recipe"
 
@@ -127,7 +131,7 @@ class Journal:
         with suppress(sqlite3.Error):
             self._db.close()
 
-    # -- opening -----------------------------------------------------------------------------------------------------
+    # -- opening -------------------------------------------------------------------------------------------------------
 
     def _open_or_set_aside(self) -> sqlite3.Connection:
         try:
@@ -528,6 +532,14 @@ class Journal:
                 folder = path[: len(path) - len(row.name)]
                 yield renamed.get((folder, row.name), path) if renamed else path, digest
 
+    def losses(self) -> dict[str, int]:
+        """Kind -> how many items of the copy lack it."""
+        found: dict[str, int] = {}
+        for kinds, count in self._db.execute("SELECT value, COUNT(*) FROM details WHERE key='lost' GROUP BY value"):
+            for kind in kinds.split(","):
+                found[kind] = found.get(kind, 0) + count
+        return found
+
     def _has_detail(self, key: str) -> bool:
         return self._db.execute("SELECT 1 FROM details WHERE key=? LIMIT 1", (key,)).fetchone() is not None
 
@@ -540,8 +552,7 @@ class Journal:
         self._db.executemany("INSERT OR REPLACE INTO ordered VALUES (?, ?)", found)
         return self._paged("SELECT path, digest FROM ordered WHERE path > ? ORDER BY path LIMIT ?", b"")
 
-    # -- names of folders too large for memory, hard links
-    # ------------------------------------------------------------------
+    # -- names of folders too large for memory, hard links -------------------------------------------------------------
 
     def scratch(self) -> Scratch:
         """A temporary table of this run, on disk where it grows."""
