@@ -190,6 +190,8 @@ class Plan:
         names = {entry.name for entry in merge.all} if small else None
         if twin is not None and self.only is None:
             self._extras(prefix, twin, names, rows if small else None, scratch)
+        elif twin is not None:
+            self._remove_parts(prefix, twin, _parts_in(twin))
         yield from self._vanished(prefix, rows if small else None, scratch)
         if not small:
             scratch.clear_names()
@@ -262,7 +264,7 @@ class Plan:
         self, prefix: bytes, twin: Any, names: set[str] | None, rows: dict[bytes, Any] | None, scratch: Any
     ) -> None:
         """Names only at the destination: counted; our own left-over temporary files are removed."""
-        parts: dict[str, list[str]] = {}
+        parts: list[str] = []
         with system.scan(twin) as found:
             for entry in found:
                 name = entry.name
@@ -271,27 +273,39 @@ class Plan:
                 raw = os.fsencode(name)
                 if names is None and scratch.has_name(raw):
                     continue
-                if (hashed := publish.part_hash(name)) is not None:
-                    parts.setdefault(hashed, []).append(name)
+                if publish.part_hash(name) is not None:
+                    parts.append(name)
                     continue
                 known = (rows or {}).get(raw) or self.journal.rows(prefix, [raw]).get(raw)
                 if known is not None or (self.names is not None and self.names.is_stored(prefix, name)):
                     continue
                 self.totals.extras += not self._is_kept_beside(prefix, raw)
-        if parts:
-            self._remove_parts(prefix, twin, parts)
+        self.totals.extras += self._remove_parts(prefix, twin, parts)
 
     def _is_kept_beside(self, prefix: bytes, name: bytes) -> bool:
         """Is this our version of a file, that an earlier run put beside somebody's?"""
         return b".scopeferry-" in name and prefix + name in self.journal.details("as", prefix).values()
 
-    def _remove_parts(self, prefix: bytes, twin: Any, parts: dict[str, list[str]]) -> None:
-        """Remove the temporary files of paths that we know, unless their copy may go on; what is not ours is extra."""
+    def _remove_parts(self, prefix: bytes, twin: Any, names: list[str]) -> int:
+        """Remove the temporary files of paths that we know, unless their copy may go on; how many are not ours."""
+        if not names:
+            return 0
+        parts: dict[str | None, list[str]] = {}
+        for name in names:
+            parts.setdefault(publish.part_hash(name), []).append(name)
+        extras = 0
         for row in self.journal.rows_of(prefix):
-            for name in parts.pop(publish.path_hash(prefix + row[0]), ()):
+            for name in parts.pop(self._part_hash(prefix + row[0]), ()):
                 resumes = states.DONE < row[2] < states.FAILED and row[3] >= LARGE
-                self.totals.extras += not (resumes or self.read_only or _unlinked(twin, name))
-        self.totals.extras += sum(map(len, parts.values()))
+                extras += not (resumes or self.read_only or _unlinked(twin, name))
+        return extras + sum(map(len, parts.values()))
+
+    def _part_hash(self, key: bytes) -> str:
+        """What the temporary names of an item have in common."""
+        try:
+            return publish.path_hash(key if self.names is None else os.fsencode(self.names.full(os.fsdecode(key))))
+        except ItemError:  # the destination cannot hold its name
+            return ""
 
     def _vanished(self, prefix: bytes, rows: dict[bytes, Any] | None, scratch: Any) -> Iterator[Event]:
         """Rows of this folder whose source is gone: what is left of `rows`, or (None) all that were not listed."""
@@ -332,10 +346,10 @@ class Plan:
         except (OSError, ScopeferryError):
             return
         if folder is not None:
-            with system.scan(folder) as found:
-                names = [entry.name for entry in found if publish.part_hash(entry.name) == publish.path_hash(key)]
-            for name in names:
-                _unlinked(folder, name)
+            wanted = self._part_hash(key)
+            for name in _parts_in(folder):
+                if publish.part_hash(name) == wanted:
+                    _unlinked(folder, name)
 
     def _vanished_folders(self, here: Folders) -> Iterator[Event]:
         scratch = self.journal.scratch()
@@ -348,7 +362,18 @@ class Plan:
             except (OSError, ScopeferryError):
                 pass
             if path:
+                self._sweep(prefix, path)
                 yield from self._vanished(prefix, None, scratch)
+
+    def _sweep(self, prefix: bytes, path: str) -> None:
+        """Remove what a killed run left in a folder whose source is gone."""
+        try:
+            stored = path if self.names is None else self.names.path(path)
+            twin = self.at.open(stored) if self.at is not None else None
+            if twin is not None:
+                self._remove_parts(prefix, twin, _parts_in(twin))
+        except (OSError, ScopeferryError):
+            return
 
     # -- hard links ----------------------------------------------------------------------------------------------------
 
@@ -665,6 +690,12 @@ def _room(facts: os.stat_result, there: os.stat_result | None, *, holes: bool) -
     allocated = facts.st_blocks * 512
     size = allocated if holes and allocated < facts.st_size else -(-facts.st_size // 4096) * 4096
     return max(0, size - (there.st_blocks * 512 if there is not None else 0))
+
+
+def _parts_in(folder: Any) -> list[str]:
+    """The temporary names in a folder."""
+    with system.scan(folder) as found:
+        return [entry.name for entry in found if publish.part_hash(entry.name) is not None]
 
 
 def _unlinked(folder: Any, name: str) -> bool:
