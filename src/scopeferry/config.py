@@ -74,7 +74,7 @@ class TransferSettings:
         _parsed(_kinds, tuple(self.keep), "--keep", "SF-105")
 
 
-# -- values ----------------------------------------------------------------------------------------------------------
+# -- values ------------------------------------------------------------------------------------------------------------
 
 
 def percent(verify: str) -> float:
@@ -249,7 +249,7 @@ def _parsed(read: Callable[[Any], Any], value: Any, place: str, code: str) -> An
         ) from None
 
 
-# -- folding ---------------------------------------------------------------------------------------------------------
+# -- folding -----------------------------------------------------------------------------------------------------------
 
 
 class Setting(NamedTuple):
@@ -312,7 +312,7 @@ def fold(section: str, found: Iterable[Setting]) -> Configured:
     return Configured(values, origins)
 
 
-# -- files and environment -------------------------------------------------------------------------------------------
+# -- files and environment ---------------------------------------------------------------------------------------------
 
 
 def find(section: str, environ: Mapping[str, str], project: str = "") -> Iterator[Setting]:

@@ -6,8 +6,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-RUN_ID_LENGTH = 23
-
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
 _command: list[str] = []
 

@@ -284,7 +284,7 @@ def _above(head: bytes) -> list[Item]:
     return found
 
 
-# -- the only place where a source is touched ------------------------------------------------------------------------
+# -- the only place where a source is touched --------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -455,7 +455,7 @@ class Freeing:
             yield Event("done", self.run, path, 0, 0, {"action": "freed", "kind": "folder", "read_back": "no"})
 
 
-# -- what the record folder says -------------------------------------------------------------------------------------
+# -- what the record folder says ---------------------------------------------------------------------------------------
 
 
 def pin_of(records: str) -> str | None:

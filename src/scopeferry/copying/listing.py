@@ -143,7 +143,7 @@ class Listing:
         with suppress(sqlite3.Error):
             self._db.close()
 
-    # -- filling -----------------------------------------------------------------------------------------------------
+    # -- filling -------------------------------------------------------------------------------------------------------
 
     def add_records(self, folder: str) -> int:
         """Fold all generations of a record folder in; the number of their lines. Raises UsageError (SF-110)."""
@@ -210,7 +210,7 @@ class Listing:
     def _put(self, items: Iterable[Item]) -> None:
         self._db.executemany(_PUT, items)
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, path: bytes) -> Item | None:
         """The row of a path at the destination."""
@@ -259,12 +259,6 @@ class Listing:
         """Is this name expected there?"""
         return self._db.execute("SELECT 1 FROM items WHERE head=? AND name=?", (head, name)).fetchone() is not None
 
-    def expects_folder(self, path: bytes) -> bool:
-        """Is anything expected in this folder or below (``b"a/"``)?"""
-        after = path[:-1] + b"0"  # the byte after "/"
-        found = self._db.execute("SELECT 1 FROM items WHERE head >= ? AND head < ? LIMIT 1", (path, after)).fetchone()
-        return found is not None or self.has(*split(path[:-1]))
-
     def algorithms(self) -> list[str]:
         """The algorithms of which some file has a digest."""
         used = {name for (name,) in self._db.execute("SELECT DISTINCT algorithm FROM items WHERE digest IS NOT NULL")}
@@ -290,7 +284,7 @@ class Listing:
         """State -> entries of all kinds."""
         return dict(self._db.execute("SELECT state, COUNT(*) FROM items GROUP BY state"))
 
-    # -- what a check found ------------------------------------------------------------------------------------------
+    # -- what a check found --------------------------------------------------------------------------------------------
 
     def sample(self, percent: float, proved: Iterable[tuple[bytes, float]] = ()) -> None:
         """Leave out all files but `percent` %, those proved longest ago; links and folders stay.

@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from scopeferry.errors import Temporary, UsageError
+from scopeferry.errors import Refused, Temporary, UsageError
 from scopeferry.kernel import publish
 from scopeferry.kernel.publish import system
-from scopeferry.logs import host
+from scopeferry.logs import host, printable
 
 HEARTBEAT_S = 30
 SILENCE_S = 600
@@ -26,6 +26,15 @@ def state_folder() -> str:
     else:
         base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return os.path.join(base, "scopeferry")
+
+
+def make_private(folder: str) -> None:
+    """Make a folder of ours that only we may enter, and what is missing above it; a folder that is there stays."""
+    if os.path.isdir(folder):
+        return
+    make_private(os.path.dirname(folder))
+    with suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
 
 
 def destination_name(dst: str) -> str:
@@ -85,6 +94,9 @@ def _beside(dst: str, state: str) -> tuple[str, str]:
 
 
 def _writable(folder: str, parent: str) -> bool:
+    if os.path.islink(folder):  # whoever planted it would have us write, and remove, wherever it leads
+        message = f"a link stands where the record folder should be: {printable(folder)}"
+        raise Refused(message, code="SF-504", path=folder)
     if os.path.isdir(folder):  # a record that lies there is the record, also on a disk that is mounted for reading only
         return os.access(folder, os.W_OK | os.X_OK) or _holds_records(folder)
     return not os.path.lexists(folder) and os.access(_existing(parent), os.W_OK | os.X_OK)
@@ -120,7 +132,7 @@ class Lock:
 
     def acquire(self) -> None:
         """Take it; raises Temporary (SF-321) naming host, pid and start of the run that holds it."""
-        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+        make_private(os.path.dirname(self.path))
         self._fd = os.open(
             self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0), 0o600
         )
@@ -194,20 +206,3 @@ class Lock:
                     os.utime(held)
 
         threading.Thread(target=beat, daemon=True, name="lock-heartbeat").start()
-
-
-def is_locked(path: str) -> bool:
-    """Does a living run hold this lock? Looks without taking it for longer than a moment."""
-    try:
-        fd = os.open(path, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not system.lock(fd)
-    except OSError:
-        try:
-            return time.time() - os.stat(path + ".held").st_mtime <= SILENCE_S
-        except OSError:
-            return False
-    finally:
-        os.close(fd)

@@ -181,7 +181,6 @@ class Record:
             self._file = None
 
     def _begin(self) -> None:
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
         older = generations(self.folder)
         number = number_of(older[-1]) + 1 if older else 1
         self.path = os.path.join(self.folder, f"{number:04}.jsonl")
@@ -267,7 +266,7 @@ def _end_of(path: str) -> dict[str, Any]:
     return dict(json.loads(last)) if _is_end(last) else {}
 
 
-# -- reading ---------------------------------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def numbered(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -503,7 +502,7 @@ def _digests(entry: dict[str, Any]) -> dict[str, bytes]:
     return digests
 
 
-# -- folded into a journal -------------------------------------------------------------------------------------------
+# -- folded into a journal ---------------------------------------------------------------------------------------------
 
 
 def fold(folder: str, journal: Journal, after: int = 0) -> int:

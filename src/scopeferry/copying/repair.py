@@ -38,8 +38,6 @@ from scopeferry.stores.store import Attributes, Entry, Prove, Reader, Upload
 if TYPE_CHECKING:
     from typing import Self
 
-FILES = (states.FILE, states.HARDLINK)
-
 
 @dataclass(frozen=True, slots=True)
 class Healing:

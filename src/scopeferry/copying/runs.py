@@ -42,7 +42,7 @@ class Registration:
         }
         self._fd = -1
         try:
-            os.makedirs(folder(), mode=0o700, exist_ok=True)
+            place.make_private(folder())
             prune()
             self._fd = self._publish()
         except OSError:

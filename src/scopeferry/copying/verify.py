@@ -267,7 +267,7 @@ class _Look:
         ):
             self._read_source([item.algorithm] if item.algorithm else [], None)
 
-    # -- links and metadata ------------------------------------------------------------------------------------------
+    # -- links and metadata --------------------------------------------------------------------------------------------
 
     def _link(self, facts: os.stat_result) -> None:
         head, _, name = self.key.rpartition("/")
@@ -324,7 +324,7 @@ class _Look:
                 (METADATA, f"time differs: {self.shown}: expected {_time(wanted)}, found {_time(found)}")
             )
 
-    # -- files -------------------------------------------------------------------------------------------------------
+    # -- files ---------------------------------------------------------------------------------------------------------
 
     def _file(self, facts: os.stat_result) -> None:
         item = self.item
@@ -451,7 +451,7 @@ def check_tasks(listing: Listing, check: Check, control: Control, *wanted: int) 
         yield CheckItem(check, os.fsdecode(item.path), item)
 
 
-# -- what was found --------------------------------------------------------------------------------------------------
+# -- what was found ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -561,7 +561,7 @@ def _failed(run: str, path: str, code: str, message: str) -> Event:
     return Event("failed", run, path, 1, 0, {"code": code, "message": message})
 
 
-# -- what nobody has recorded ----------------------------------------------------------------------------------------
+# -- what nobody has recorded ------------------------------------------------------------------------------------------
 
 
 def extras(

@@ -162,7 +162,7 @@ class CleanJob:
             say = f"--trash is on another file system than the source: {printable(trash)}"
             raise UsageError(say, code="SF-105", path=trash)
 
-    # -- the run -----------------------------------------------------------------------------------------------------
+    # -- the run -------------------------------------------------------------------------------------------------------
 
     @registers
     def run(self) -> Iterator[Event | None]:
@@ -214,7 +214,7 @@ class CleanJob:
                 continue
             self.locks.append(lock)
 
-    # -- conditions --------------------------------------------------------------------------------------------------
+    # -- conditions ----------------------------------------------------------------------------------------------------
 
     def _holds(self, name: str, copy: str, ok: bool, code: str, message: str) -> bool:
         self.conditions.append(Condition(name, copy, ok, code, message))
@@ -331,7 +331,7 @@ class CleanJob:
             said = f"{printable(path)} is {age_s:,.0f} s old, {self.settings.older_than_s:,.0f} s are asked for"
         self._holds("older", "", ok, "SF-515", said)
 
-    # -- the source is freed -----------------------------------------------------------------------------------------
+    # -- the source is freed -------------------------------------------------------------------------------------------
 
     def _go(self, copies: Sequence[Copy]) -> Iterator[Event | None]:
         assert self.free is not None
@@ -357,7 +357,7 @@ class CleanJob:
         )
         for where in (self.place, *(check.place for check in self.checks)):
             try:
-                os.makedirs(where.records, mode=0o700, exist_ok=True)
+                place.make_private(where.records)
                 record.end_cut_off(where.records)
                 check = next((check for check in self.checks if check.place is where), None)
                 listing = (check or self.checks[0]).listing
@@ -373,7 +373,7 @@ class CleanJob:
                 say = f"cannot be written, so what is freed could not be recorded: {printable(where.records)}"
                 raise Failed(say, code="SF-301", path=where.records) from error
 
-    # -- at the end --------------------------------------------------------------------------------------------------
+    # -- at the end ----------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
         result = self.result

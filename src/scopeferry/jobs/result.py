@@ -19,11 +19,6 @@ class Problem:
     message: str
     hint: str = ""
 
-    @property
-    def is_note(self) -> bool:
-        """Does it leave the exit code alone?"""
-        return CODES[self.code][0] == 0
-
 
 @dataclass(slots=True)
 class Result:

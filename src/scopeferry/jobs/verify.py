@@ -167,7 +167,7 @@ class VerifyJob:
         self.lock: place.Lock | None = None
         self.headers: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
-    # -- the run -----------------------------------------------------------------------------------------------------
+    # -- the run -------------------------------------------------------------------------------------------------------
 
     @registers
     def run(self) -> Iterator[Event | None]:
@@ -224,7 +224,7 @@ class VerifyJob:
         if self.lock is not None:
             self.lock.release()
 
-    # -- what is expected --------------------------------------------------------------------------------------------
+    # -- what is expected ----------------------------------------------------------------------------------------------
 
     def _expected(self) -> Listing:
         settings, records = self.settings, self.place.records
@@ -309,7 +309,7 @@ class VerifyJob:
         self.listing.sample(self.settings.sample, self.journal.noted("proved") if self.journal is not None else ())
         self.listing.commit()
 
-    # -- what is there -----------------------------------------------------------------------------------------------
+    # -- what is there -------------------------------------------------------------------------------------------------
 
     def _extras(self, *, known: bool) -> set[bytes]:
         """Files that nobody expects; the folders that hold some."""
@@ -375,7 +375,7 @@ class VerifyJob:
         self.record.end(**end_line(self.result, state, hashes, self.headers, self.started))
         self.result.record = self.record.path
 
-    # -- what is said ------------------------------------------------------------------------------------------------
+    # -- what is said --------------------------------------------------------------------------------------------------
 
     def _say(self) -> None:
         result = self.result
@@ -416,7 +416,7 @@ class VerifyJob:
             self.result.add(error.code, error.path, str(error), error.hint)
 
 
-# -- shared with `repair` and `clean` --------------------------------------------------------------------------------
+# -- shared with `repair` and `clean` ----------------------------------------------------------------------------------
 
 
 def resolve_copy(dst: str) -> tuple[str, str | None]:
@@ -481,7 +481,7 @@ def open_journal(where: place.Place, *, make: bool = True) -> Journal | None:
     if not make and not os.path.exists(where.journal):
         return None
     try:
-        os.makedirs(os.path.dirname(where.journal), mode=0o700, exist_ok=True)
+        place.make_private(os.path.dirname(where.journal))
         journal = Journal(where.journal)
     except (ScopeferryError, OSError):
         return None

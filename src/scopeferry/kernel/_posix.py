@@ -19,7 +19,6 @@ from typing import Any
 
 Folder = int
 
-_AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2  # renameat2(2)
 _MAC_SWAP, _MAC_EXCL = 2, 4  # renameatx_np(2)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -106,7 +105,7 @@ def _times(*at_ns: int) -> Any:
     return (ctypes.c_int64 * 4)(*(part for ns in at_ns for part in divmod(ns, 1_000_000_000)))
 
 
-# -- folders ---------------------------------------------------------------------------------------------------------
+# -- folders -----------------------------------------------------------------------------------------------------------
 
 
 def open_root(path: str) -> Folder:
@@ -182,7 +181,7 @@ def remove_folder(folder: Folder, name: str) -> None:
     os.rmdir(name, dir_fd=folder)
 
 
-# -- files -----------------------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------------------------------
 
 
 def open_source(folder: Folder, name: str) -> int:
@@ -322,14 +321,6 @@ def set_xattr(fd: int, name: str, value: bytes) -> None:
         os.setxattr(fd, name, value)
 
 
-def remove_xattr(fd: int, name: str) -> None:
-    """Remove one extended attribute."""
-    if _DARWIN:
-        _call("fremovexattr", fd, _darwin_name(name), 0)
-    else:
-        os.removexattr(fd, name)
-
-
 def _darwin_name(name: str) -> bytes:
     """Attributes have no namespaces there; here they stand in ``user.``: one thing has one name on both systems."""
     if not name.startswith("user."):
@@ -366,7 +357,7 @@ def _darwin_xattr(fd: int, name: str) -> bytes:
     return _darwin_bytes("fgetxattr", fd, _darwin_name(name), rest=(0, 0))
 
 
-# -- flush, drop, look whether it is gone -----------------------------------------------------------------------------
+# -- flush, drop, look whether it is gone ------------------------------------------------------------------------------
 
 
 def write_back(fd: int) -> None:
@@ -480,7 +471,7 @@ def is_cached(fd: int) -> bool:
         raise
 
 
-# -- names that appear at once ----------------------------------------------------------------------------------------
+# -- names that appear at once -----------------------------------------------------------------------------------------
 
 
 def rename(folder: Folder, old: str, new: str) -> None:
@@ -532,7 +523,7 @@ def _rename_with(folder: Folder, old: str, new: str, flag: int) -> None:
     _call(name, folder, os.fsencode(old), folder, os.fsencode(new), flag)
 
 
-# -- locks, mounts, room ----------------------------------------------------------------------------------------------
+# -- locks, mounts, room -----------------------------------------------------------------------------------------------
 
 
 def lock(fd: int, *, shared: bool = False) -> bool:

@@ -689,11 +689,6 @@ def set_xattr(fd: int | Folder, name: str, value: bytes) -> None:
     raise OSError(errno.ENOTSUP, f"no attribute of {len(value)} bytes on this system", name, None, str(fd))
 
 
-def remove_xattr(fd: int | Folder, name: str) -> None:
-    """Remove one extended attribute: not on this system."""
-    raise OSError(errno.ENOTSUP, "no attributes on this system", name, None, str(fd))
-
-
 # -- flush, drop, look whether it is gone ------------------------------------------------------------------------------
 
 

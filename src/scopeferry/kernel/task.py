@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from scopeferry.errors import CODES, ScopeferryError
+from scopeferry.errors import ScopeferryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +162,3 @@ class Control:
         if what in self._waits:
             with self._lock:
                 self._waits.pop(what, None)
-
-
-def exits_with(failure: Failure) -> int:
-    """The exit code that this failure asks for; 0 for a note."""
-    return CODES[failure.code][0]

@@ -98,7 +98,7 @@ def proof(envelope: Mapping[str, Any]) -> str:
     return "read back: " + ", ".join(f"{number:,} from {WHERE[kind]}" for kind, number in found.items()) + by
 
 
-# -- the parts ----------------------------------------------------------------------------------------------------
+# -- the parts ---------------------------------------------------------------------------------------------------------
 
 
 def _deciding(envelope: Mapping[str, Any]) -> Mapping[str, str] | None:

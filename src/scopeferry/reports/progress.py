@@ -113,7 +113,7 @@ class Meter:
         self._proved_items += proved
         self._proved += moved if proved else 0
 
-    # -- where it stands ---------------------------------------------------------------------------------------------
+    # -- where it stands -----------------------------------------------------------------------------------------------
 
     @property
     def open_items(self) -> int:
@@ -154,7 +154,7 @@ class Meter:
             "copied_percent": self.copied_percent, "verified_percent": self.verified_percent,
         }  # fmt: skip
 
-    # -- as text -----------------------------------------------------------------------------------------------------
+    # -- as text -------------------------------------------------------------------------------------------------------
 
     def line(self, columns: int, *, ascii_only: bool = False, ended: bool = False) -> str:
         """At most `columns` wide: the least important parts go first, then the name is shortened in the middle."""

@@ -162,7 +162,10 @@ class SourceFile:
             there = system.lstat(self.folders.open(head), name)
         except (OSError, Refused) as error:
             raise SourceChanged(f"vanished while it was read: {printable(self.path)}", path=self.path) from error
-        if _identity(there) != _identity(self.stat):  # the same inode: what the path says holds for the descriptor too
+        found = [there]  # the same inode: what the path says holds for the descriptor, where inodes mean something
+        if not self.source.disk.steady:
+            found.append(system.fstat(self.fd))
+        if any(_identity(one) != _identity(self.stat) for one in found):
             raise SourceChanged(f"changed while it was read: {printable(self.path)}", path=self.path)
         return publish.mark(there)
 

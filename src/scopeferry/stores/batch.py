@@ -97,8 +97,7 @@ class Batch:
         """What goes wrong with one item stays with it."""
         self.found[index] = self.store.translated(error, key) if isinstance(error, OSError) else error
 
-    # -- 1 to 4: read, hash, write
-    # -------------------------------------------------------------------------------------------
+    # -- 1 to 4: read, hash, write -------------------------------------------------------------------------------------
 
     def _write(self, upload: Upload) -> _Part:
         folder_path = upload.key.rpartition("/")[0]
@@ -207,8 +206,7 @@ class Batch:
         other = other_buffer()[: len(data)]
         return at + len(data) <= have and system.read_into(fd, other, at) == len(data) and other == data
 
-    # -- 5: flush
-    # --------------------------------------------------------------------------------------------------------------
+    # -- 5: flush ------------------------------------------------------------------------------------------------------
 
     def _flush(self, parts: dict[int, _Part]) -> None:
         files = [part for part in parts.values() if part.fd >= 0]
@@ -241,8 +239,7 @@ class Batch:
             if system.fstat(part.fd).st_size != part.size:
                 raise ProofError(f"arrived with another length: {printable(part.upload.key)}", path=part.upload.key)
 
-    # -- 6: read back
-    # ----------------------------------------------------------------------------------------------------------
+    # -- 6: read back --------------------------------------------------------------------------------------------------
 
     def _drop(self, parts: dict[int, _Part]) -> None:
         """Ask for all cached pages to be dropped, look at one file whether they are gone, then have all of them
@@ -267,8 +264,7 @@ class Batch:
             path = part.upload.key
             raise ProofError(f"what was read back differs from what was written: {printable(path)}", path=path)
 
-    # -- 7: the name
-    # -----------------------------------------------------------------------------------------------------------
+    # -- 7: the name ---------------------------------------------------------------------------------------------------
 
     def _publish(self, part: _Part) -> None:
         upload = part.upload

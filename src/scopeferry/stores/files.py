@@ -83,7 +83,7 @@ def apply_attributes(fd: int, wanted: Attributes) -> list[str]:
         except OSError:
             lost.append("owner")
     if wanted.xattrs:
-        have = system.xattrs(fd) if now.st_size or now.st_nlink else {}
+        have = system.xattrs(fd)
         for name, value in wanted.xattrs.items():
             if have.get(name) == value:
                 continue

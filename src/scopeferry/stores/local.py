@@ -59,8 +59,7 @@ class LocalStore:
     mtime_step_ns: int = 1
     lacks: frozenset[str] = frozenset()
 
-    # -- Store
-    # -----------------------------------------------------------------------------------------------------------
+    # -- Store ---------------------------------------------------------------------------------------------------------
 
     def put(self, uploads: Sequence[Upload], *, prove: Prove, control: Control) -> list[Entry | Failure]:
         """Publish each upload whole and proved, or not at all. See ``Store``."""
@@ -139,8 +138,7 @@ class LocalStore:
         with Folders(self.root) as folders, contextlib.suppress(FileNotFoundError):
             system.unlink(folders.open(head), name)
 
-    # -- beyond the protocol: only a file system has these
-    # ------------------------------------------------------------------
+    # -- beyond the protocol: only a file system has these -------------------------------------------------------------
 
     def set_right(self, folders: Folders, key: str, attributes: Attributes) -> tuple[Mark, tuple[str, ...]]:
         """Give a published file or folder these attributes where it has others; its mark afterwards, and what was
@@ -188,8 +186,7 @@ class LocalStore:
         system.flush_folder(folder)
         return publish.mark(system.lstat(folder, name), steady=self.disk.steady)
 
-    # -- what can go wrong
-    # ---------------------------------------------------------------------------------------------------
+    # -- what can go wrong ---------------------------------------------------------------------------------------------
 
     def present(self) -> bool:
         """Is the destination still the folder that the run began with?"""

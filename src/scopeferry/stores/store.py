@@ -18,7 +18,11 @@ KEEP_DEFAULT = frozenset(KEEP[:6])
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What is kept of a file beside its bytes; None (or empty): not kept."""
+    """What is kept of a file beside its bytes; None (or empty): not kept.
+
+    ``mode`` holds the permission bits, ``owner`` is (user id, group id). Attributes that a copy has beyond ``xattrs``
+    stay: file servers keep their own there.
+    """
 
     mode: int | None = None
     mtime_ns: int | None = None

@@ -94,7 +94,7 @@ def _look(folder: str, head: str) -> Iterator[tuple[str, Seen]]:
             yield from _look(path, f"{shown}/")
 
 
-# -- the parts -------------------------------------------------------------------------------------------------------
+# -- the parts ---------------------------------------------------------------------------------------------------------
 
 
 def _files(seed: int) -> Iterator[tuple[str, bytes]]:

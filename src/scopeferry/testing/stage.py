@@ -78,7 +78,7 @@ class Stage:
     def __post_init__(self) -> None:
         self._same_inode = publish.disk(self.folder).steady
 
-    # -- what is there ---------------------------------------------------------------------------------------------
+    # -- what is there -------------------------------------------------------------------------------------------------
 
     def at(self, path: str) -> str:
         """A path below the folder."""
@@ -111,7 +111,7 @@ class Stage:
             return seen and seen[:1]
         return seen if self._same_inode else seen[:3]
 
-    # -- what happens ----------------------------------------------------------------------------------------------
+    # -- what happens --------------------------------------------------------------------------------------------------
 
     def check(self, name: str, sentence: str, ok: bool) -> None:
         """Note a check and show it; raises Broken if it failed."""
