@@ -1,4 +1,4 @@
-"""What a killed run left is removed, also where no folder is listed: beside a single file, below a folder that is gone."""
+"""What a killed run left is removed, also where no folder is listed: beside a file, below a folder that is gone."""
 
 import shutil
 
