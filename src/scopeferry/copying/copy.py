@@ -517,7 +517,7 @@ class LinkItem:
 
 def copy_tasks(journal: Journal, order: Order, control: Control) -> Iterator[CopyItem]:
     """The open rows of the plan as tasks, folder by folder."""
-    kept_both = journal.details("as") if order.names is None else {}
+    kept_both = journal.details("as") if order.names is None and order.policy != "replace" else {}
     for folder, row in journal.open_rows(tuple(state for state in states.OPEN if state != states.LINK)):
         if control.stopped:
             return
@@ -579,6 +579,7 @@ class CopyLedger:
     moving: int = 0
     had_losses: bool = False
     further: list[str] | None = None  # algorithms that the journal knows beside the working one
+    moves: bool | None = None  # does the journal know an item that stands under another name than its own?
 
     def settle(self, results: Sequence[Result]) -> list[Event]:
         """Write down what became of these tasks; the events that tell it."""
@@ -630,9 +631,12 @@ class CopyLedger:
                 details[f"digest:{name}"] = digests[name]
         if copied.lost or self.had_losses:
             details["lost"] = ",".join(copied.lost) or None
+        if self.moves is None:
+            self.moves = self.journal.has_detail("as")
         if copied.stored is not None:
             details["as"] = os.fsencode(copied.stored)
-        elif copied.action == "replaced":
+            self.moves = True
+        elif self.moves:
             details["as"] = None
         stored = (
             fingerprint(mark.inode, mark.ctime_ns, mark.size)

@@ -12,7 +12,7 @@ import base64
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -131,6 +131,7 @@ class Listing:
         self._db.execute("PRAGMA synchronous=OFF")
         self._db.execute("PRAGMA journal_mode=OFF")
         self._db.executescript(_SCHEMA)
+        self._moves = False  # does something stand under another name than its own?
 
     def __enter__(self) -> Self:
         return self
@@ -155,14 +156,27 @@ class Listing:
             if plain:
                 batch.append(_item(entry))
             if len(batch) >= PAGE or (batch and not plain):
-                self._put(batch)
+                self._put_recorded(batch)
                 batch = []
             if entry.action in record.STANDS and not plain:
                 self._merge(_item(entry))
             elif entry.action == "freed":
                 self._freed(entry, here=record.is_freed_here(header, entry))
-        self._put(batch)
+        self._put_recorded(batch)
         return count
+
+    def _put_recorded(self, items: Sequence[Item]) -> None:
+        """Put what a record says stands; an item stands at one place, so another place where it stood is nobody's."""
+        self._moves = self._moves or any(item.source is not None for item in items)
+        if not self._moves:
+            self._put(items)
+            return
+        for item in items:
+            origin = item.origin
+            self._db.execute("DELETE FROM items WHERE source=? AND head || name <> ?", (origin, item.path))
+            if item.source is not None:
+                self._db.execute("DELETE FROM items WHERE head=? AND name=? AND source IS NULL", split(origin))
+            self._put([item])
 
     def _merge(self, item: Item) -> None:
         """A line that says that what stood there stands there still: what it is silent about stays."""
@@ -179,7 +193,7 @@ class Listing:
                 algorithm=algorithm, digest=both.pop(algorithm, None) if algorithm else None, more=_json(both),
                 at=max(was.at, item.at),
             )  # fmt: skip
-        self._put([item])
+        self._put_recorded([item])
 
     def _freed(self, entry: Standing, *, here: bool) -> None:
         if here:

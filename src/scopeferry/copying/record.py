@@ -513,7 +513,8 @@ def fold(folder: str, journal: Journal, after: int = 0) -> int:
     """
     count = 0
     batch: list[Standing] = []
-    further: set[str] = set(journal.manifest_algorithms()) if after else set()
+    further = {f"digest:{name}" for name in journal.manifest_algorithms()} if after else set()
+    further |= {"as"} if journal.has_detail("as") else set()
     for header, entry in replay(folder, after):
         if is_freed_here(header, entry):
             _apply(journal, batch, further)
@@ -556,6 +557,7 @@ def _head(path: bytes) -> bytes:
 
 
 def _apply(journal: Journal, batch: list[Standing], further: set[str]) -> None:
+    """Write a batch; `further` collects the kinds of details that there are: what a line is silent about has gone."""
     rows: list[tuple[bytes, Row, dict[str, Any]]] = []
     for entry in batch:
         if entry.kind == FOLDER:
@@ -564,13 +566,13 @@ def _apply(journal: Journal, batch: list[Standing], further: set[str]) -> None:
                 journal.plan(_head(entry.path), ())
                 journal.note("as", [(_head(entry.path), entry.path.rpartition(b"/")[2], entry.stored)])
             continue
-        details: dict[str, Any] = {f"digest:{name}": None for name in further if entry.action != "checked"}
+        details: dict[str, Any] = {key: None for key in further if key == "as" or entry.action != "checked"}
         for name, found in entry.digests.items():
             if name != entry.working:
                 details[f"digest:{name}"] = found
-                further.add(name)
         if entry.stored != entry.path:
             details["as"] = entry.stored
+        further |= details.keys()
         if entry.leader is not None:
             details["leader"] = entry.leader
         recipe = journal.recipe({"folded": True, "digests": [entry.working]})

@@ -514,7 +514,7 @@ class Journal:
         bytes.
         """
         algorithms = self.algorithms()
-        further = self._has_detail(f"digest:{algorithm}")
+        further = self.has_detail(f"digest:{algorithm}")
         renamed = self.details("as")
         found = self._digests(algorithm, algorithms, further=further, renamed=renamed)
         return self._sorted(found) if renamed else found
@@ -540,7 +540,8 @@ class Journal:
                 found[kind] = found.get(kind, 0) + count
         return found
 
-    def _has_detail(self, key: str) -> bool:
+    def has_detail(self, key: str) -> bool:
+        """Has some item a detail of this kind?"""
         return self._db.execute("SELECT 1 FROM details WHERE key=? LIMIT 1", (key,)).fetchone() is not None
 
     def _sorted(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
