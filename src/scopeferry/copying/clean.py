@@ -114,8 +114,10 @@ class SourceItem:
         except (FileNotFoundError, NotADirectoryError):
             return Outcome(self.key, 0, payload=Looked())
         problems = []
-        if len(self.wants) < self.needed:
-            say = f"{len(self.wants)} of {self.needed} copies hold it: {printable(self.key)}"
+        held = len({(want.device, want.item.inode or -number) for number, want in enumerate(self.wants)})
+        if held < self.needed:
+            one = ", for two of them are one file, by a link or a mount" if held < len(self.wants) else ""
+            say = f"{held} of {self.needed} copies hold it: {printable(self.key)}{one}"
             problems.append((TOO_FEW, say))
         for want in self.wants:
             if want.item.inode and (want.device, want.item.inode) == (entry.st_dev, entry.st_ino):
