@@ -391,16 +391,35 @@ class Plan:
                     state == states.JUDGE and self.policy != "keep-both"
                 )
                 checks = stands and first is not None and self._inode_of(path) == first
-                if path != leader and (checks or state in {states.COPY, states.REPLACE}):
-                    head, _, _ = path.rpartition(b"/")
-                    row = self.journal.row(path)
-                    assert row is not None
-                    linked = row._replace(kind=states.HARDLINK, state=states.LINK)
-                    details = {"leader": leader, "twin": None if state == states.COPY else self._twin_of(path, row)}
-                    self.journal.settle([(head + b"/" if head else b"", linked, details)])
-                    self.totals.open_bytes -= row.size if state != states.CHECK_STORED else 0
-                    self.totals.room -= 0 if checks else row.size
-                    self.totals.links += 1
+                apart = state == states.DONE and path != leader and self._is_apart(path, leader, first)
+                if path != leader and (checks or apart or state in {states.COPY, states.REPLACE}):
+                    self._link(path, state, leader, sends=not (checks or apart))
+
+    def _link(self, path: bytes, state: int, leader: bytes, *, sends: bool) -> None:
+        """Plan a hard link; `sends`: as an item of its own it would have been copied."""
+        row, totals = self.journal.row(path), self.totals
+        assert row is not None
+        details = {"leader": leader, "twin": None if state == states.COPY else self._twin_of(path, row)}
+        stored_mtime_ns = row.mtime_ns if row.stored_mtime_ns is None else row.stored_mtime_ns
+        linked = row._replace(kind=states.HARDLINK, state=states.LINK, stored_mtime_ns=stored_mtime_ns)
+        self.journal.settle([(path[: len(path) - len(row.name)], linked, details)])
+        totals.open_bytes -= row.size if state not in {states.CHECK_STORED, states.DONE} else 0
+        totals.room -= row.size if sends else 0
+        totals.links += 1
+        if state == states.DONE:
+            totals.open += 1
+            totals.done -= 1
+            totals.done_bytes -= row.size
+
+    def _is_apart(self, path: bytes, leader: bytes, first: int | None) -> bool:
+        """Do two names of one inode, both done, stand as two equal files of ours? (The source was linked later.)"""
+        inode = self._inode_of(path)
+        if first is None or inode is None or inode == first:
+            return False
+        row, leads = self.journal.row(path), self.journal.row(leader)
+        if row is None or leads is None or row.digest is None or self._twin_of(path, row) is None:
+            return False
+        return (row.digest, row.recipe, leads.state) == (leads.digest, leads.recipe, states.DONE)
 
     def _inode_of(self, path: bytes) -> int | None:
         """The inode at the destination, where inodes mean something."""
