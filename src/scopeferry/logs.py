@@ -24,6 +24,20 @@ def host() -> str:
     return socket.gethostname()
 
 
+def user() -> str:
+    """The name of the user that this process runs as."""
+    if not hasattr(os, "geteuid"):
+        import getpass
+
+        return getpass.getuser()
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
 def printable(text: str | bytes) -> str:
     r"""Text for a terminal, a log, a mail: control characters and bytes that are not UTF-8 are escaped.
 

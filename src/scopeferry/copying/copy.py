@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scopeferry.copying.left import SAID
 from scopeferry.copying.order import Order
-from scopeferry.copying.record import Record, path_json
+from scopeferry.copying.record import Record, action_after, path_json
 from scopeferry.errors import Refused, ScopeferryError, SourceChanged, Temporary
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
@@ -30,6 +31,8 @@ from scopeferry.logs import printable
 from scopeferry.sources.tree import Ahead, is_recent
 from scopeferry.stores.files import StoredFile, apply_to_link, buffer
 from scopeferry.stores.store import Attributes, Entry, Upload
+
+WROTE = {"SF-204", "SF-206", "SF-209", "SF-211", "SF-212"}  # failures after a temporary file was made in the folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -578,6 +581,7 @@ class CopyLedger:
     changed: int = 0
     moving: int = 0
     had_losses: bool = False
+    had_said: bool | None = None
     further: list[str] | None = None  # algorithms that the journal knows beside the working one
     moves: bool | None = None  # does the journal know an item that stands under another name than its own?
 
@@ -595,6 +599,8 @@ class CopyLedger:
                 events.append(self._failed(task, answer))
                 self.changed += answer.code == "SF-201"  # put aside: the next listing looks at it again
                 state = _state_after(answer)
+                if answer.code in WROTE:
+                    folders.add(folder)
                 self.moving += answer.code == "SF-201"
                 if state is not None:
                     rows.append((folder, task.row._replace(state=state), {}))
@@ -607,8 +613,8 @@ class CopyLedger:
                 Event("done", self.run, task.key, 1, answer.size, _told(payload, answer.read_back, task), now)
             )
         self.record.flush()
+        self.journal.touch(folders)
         if rows:
-            self.journal.touch(folders)
             self.journal.settle(rows)
         self.journal.commit()
         return events
@@ -629,6 +635,10 @@ class CopyLedger:
         for name in order.store.digests[1:]:
             if name in digests:
                 details[f"digest:{name}"] = digests[name]
+        if self.had_said is None:
+            self.had_said = self.journal.has_detail(SAID)
+        if self.had_said:
+            details[SAID] = None
         if copied.lost or self.had_losses:
             details["lost"] = ",".join(copied.lost) or None
         if self.moves is None:
@@ -702,13 +712,10 @@ class CopyLedger:
         )
 
     def _failed(self, task: CopyItem | LinkItem, failure: Failure) -> Event:
-        action = {"SF-201": "changed", "SF-202": "vanished"}.get(
-            failure.code, "conflict" if failure.code.startswith("SF-5") else "failed"
-        )
-        if _state_after(failure) is not None or action == "changed":
-            self.record.entry(
-                task.key, "file", action, size=task.row.size, problem={"code": failure.code, "message": failure.message}
-            )
+        if _state_after(failure) is not None or failure.code == "SF-201":
+            kind = {states.SYMLINK: "link", states.HARDLINK: "hardlink"}.get(task.row.kind, "file")
+            problem = {"code": failure.code, "message": failure.message}
+            self.record.entry(task.key, kind, action_after(failure.code), size=task.row.size, problem=problem)
         data = {"code": failure.code, "message": failure.message, "hint": failure.hint}
         return Event("failed", self.run, task.key, 1, task.row.size, data)
 

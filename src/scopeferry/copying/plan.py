@@ -139,7 +139,7 @@ class Plan:
         except (OSError, ScopeferryError) as error:
             self.unlisted += 1
             reason = getattr(error, "strerror", None) or str(error)
-            yield _failed(path, "SF-205", f"folder not listed: {printable(path) or '.'}: {reason}")
+            yield _failed(path, "SF-205", f"folder not listed: {printable(path) or '.'}: {reason}", "folder")
             return
         try:
             stored_path = path if self.names is None else self.names.path(path)
@@ -149,13 +149,12 @@ class Plan:
         except (Refused, ItemError) as error:
             listing.close()
             if isinstance(error, Refused) or self.names.is_news(path):
-                yield _failed(path, error.code, str(error))
+                yield _failed(path, error.code, str(error), "folder")
             return
         except OSError as error:
             listing.close()
-            yield _failed(
-                path, self.store.translated(error, path).code, f"{error.strerror} at the destination: {printable(path)}"
-            )
+            message = f"{error.strerror} at the destination: {printable(path)}"
+            yield _failed(path, self.store.translated(error, path).code, message, "folder")
             return
         self._visited += 1
         yield from self._merge(path, folder, facts, listing, twin, stack, scratch)
@@ -531,9 +530,8 @@ class FolderMerge:
 
     def _enter(self, name: str, selection: Selection | None) -> None:
         if name == OURS:
-            self.events.append(
-                _note(self.head + name, "SF-905", f"a .scopeferry folder is not copied: {printable(self.head + name)}")
-            )
+            message = f"a .scopeferry folder is not copied: {printable(self.head + name)}"
+            self.events.append(_note(self.head + name, "SF-905", message, kind="folder"))
         elif selection is None or selection.enters(self.head + name):
             self.folders.append(name)
 
@@ -543,10 +541,12 @@ class FolderMerge:
         plan, path = self.plan, self.head + name
         mode = facts.st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            self.events.append(_note(path, "SF-901", f"skipped, {_kind(mode)}: {printable(path)}", skipped=1))
+            self.events.append(_note(path, "SF-901", f"skipped, {_kind(mode)}: {printable(path)}", kind="other"))
             return
         if stat.S_ISLNK(mode) and ("links" not in plan.source.keep or "links" in plan.store.lacks):
-            self.events.append(_note(path, "SF-904", f"links are not kept: {printable(path)}", lost="links"))
+            self.events.append(
+                _note(path, "SF-904", f"links are not kept: {printable(path)}", lost="links", kind="link")
+            )
             return
         if publish.part_hash(name) is not None:
             return  # a temporary name of ours, left at the source by a copy into it
@@ -562,7 +562,7 @@ class FolderMerge:
             there = self._look(stored_name)
         except ItemError as error:
             self._settle(raw, facts, source, states.FAILED, old, None)
-            self.events.append(_failed(path, error.code, str(error)))
+            self.events.append(_failed(path, error.code, str(error), "link" if stat.S_ISLNK(mode) else "file"))
             return
         kind = states.SYMLINK if stat.S_ISLNK(mode) else states.FILE
         state, code = self._verdict(facts, source, old, there)
@@ -574,13 +574,15 @@ class FolderMerge:
         if stored_name != name and state == states.COPY and plan.only is None:
             self._told_as(path, stored_name)
         if state == states.CONFLICT:
-            self.events.append(_failed(path, code, _CONFLICTS[code].format(printable(path))))
+            self.events.append(
+                _failed(path, code, _CONFLICTS[code].format(printable(path)), "link" if stat.S_ISLNK(mode) else "file")
+            )
         if kind == states.SYMLINK or facts.st_nlink == 1 or "hardlinks" not in plan.source.keep:
             return
         if "hardlinks" in plan.store.lacks:
             if state == states.COPY:
                 message = f"hard links are not kept: {printable(path)}"
-                self.events.append(_note(path, "SF-904", message, lost="hardlinks"))
+                self.events.append(_note(path, "SF-904", message, lost="hardlinks", kind="hardlink"))
         else:
             plan._has_links = True  # noqa: SLF001
             scratch.add_link(f"{facts.st_dev}:{facts.st_ino}", os.fsencode(path), state)
@@ -766,11 +768,12 @@ def _twin(root: str) -> Any:
     return Folders(root) if os.path.isdir(root) else _Nothing()
 
 
-def _failed(path: str, code: str, message: str) -> Event:
-    return Event("failed", path=path, data={"code": code, "message": message})
+def _failed(path: str, code: str, message: str, kind: str = "file") -> Event:
+    return Event("failed", path=path, data={"code": code, "message": message, "kind": kind})
 
 
 def _note(path: str, code: str, message: str, **more: Any) -> Event:
+    """A note; with a ``kind`` the record says it too."""
     return Event("note", path=path, data={"code": code, "message": message, **more})
 
 

@@ -15,19 +15,21 @@ import json
 import os
 import re
 import stat
+import sys
+import time
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NamedTuple
 
 from scopeferry.config import KEEP_DEFAULT
 from scopeferry.copying.manifest import check_path
-from scopeferry.errors import UsageError
+from scopeferry.errors import CODES, UsageError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.digest import ALGORITHMS
 from scopeferry.kernel.journal import Journal, Row
-from scopeferry.logs import command_line, host, printable
+from scopeferry.logs import command_line, host, printable, user
 
 RESERVE, RESERVE_BYTES = "reserve", 1 << 20
 FORMAT = "scopeferry-record"
@@ -109,10 +111,11 @@ class Record:
         """One entry, a JSON object on one line; it reaches the file with `flush`."""
         self._lines.append(line)
 
-    def entry(self, path: str, kind: str, action: str, **more: Any) -> None:
+    def entry(self, path: str, kind: str, action: str | None, **more: Any) -> None:
         """One entry of a rarer kind; what is None is left out."""
-        rest = "".join(f', "{key}": {json.dumps(value)}' for key, value in more.items() if value is not None)
-        self.add(f'{{{path_json(path)}, "kind": "{kind}", "action": "{action}"{rest}}}')
+        facts = {"action": action, **more}
+        rest = "".join(f', "{key}": {json.dumps(value)}' for key, value in facts.items() if value is not None)
+        self.add(f'{{{path_json(path)}, "kind": "{kind}"{rest}}}')
 
     def flush(self) -> None:
         """Write what was added, and have it flushed: the journal follows."""
@@ -193,26 +196,49 @@ class Record:
 
 
 def header(
-    job: str, run: str, source: str | None, destination: str, digests: Sequence[str], **more: Any
+    job: str,
+    run: str,
+    source: str | None,
+    destination: str,
+    digests: Sequence[str],
+    *,
+    verify: str = "full",
+    keep: Iterable[str] = (*KEEP_DEFAULT, "owner"),
+    select: Sequence[tuple[str, str]] = (),
+    **more: Any,
 ) -> dict[str, Any]:
-    """The first line of a generation that another job than a copy writes."""
-    import getpass
-    import sys
-    import time
-
+    """The first line of a generation. Lines of other jobs than a copy hold modes as they were recorded: all is kept."""
     from scopeferry import __version__
 
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        user = "?"
     return {
-        "run": run, "job": job, "tool": f"scopeferry {__version__}", "host": host(),
+        "run": run,
+        "job": job,
+        "tool": f"scopeferry {__version__}",
         "command": command_line("scopeferry", job, *([source] if source else []), destination),
-        "user": user, "system": sys.platform, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "sources": [] if source is None else [source], "destination": destination, "digests": list(digests),
-        "keep": [*KEEP_DEFAULT, "owner"], **more,
-    }  # fmt: skip
+        "host": host(),
+        "user": user(),
+        "system": sys.platform,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "sources": [] if source is None else [source],
+        "destination": destination,
+        "digests": list(digests),
+        "verify": verify,
+        "keep": sorted(keep),
+        "include": [glob for kind, glob in select if kind == "include"],
+        "exclude": [glob for kind, glob in select if kind == "exclude"],
+        "select": [list(rule) for rule in select],
+        "profile": None,
+        **more,
+    }
+
+
+def action_after(code: str) -> str:
+    """The action of an entry that was not copied, by the code of its problem."""
+    if CODES[code][0] == 0:
+        return "skipped"
+    if code.startswith("SF-5"):
+        return "conflict"
+    return {"SF-201": "changed", "SF-601": "changed", "SF-202": "vanished"}.get(code, "failed")
 
 
 def sweep(folder: str) -> None:

@@ -26,7 +26,7 @@ from scopeferry.copying.clean import (
     source_tasks,
 )
 from scopeferry.copying.listing import Listing
-from scopeferry.errors import CODES, Failed, Refused, ScopeferryError, UsageError
+from scopeferry.errors import CODES, Failed, ScopeferryError, UsageError
 from scopeferry.jobs.registered import registers
 from scopeferry.jobs.result import Result
 from scopeferry.jobs.verify import WORKERS, WORKERS_NETWORK, VerifyJob, VerifySettings, drive, noting
@@ -34,7 +34,7 @@ from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
 from scopeferry.kernel.run import BATCH_ITEMS, Line, run
 from scopeferry.kernel.task import Control
-from scopeferry.logs import new_run_id, printable
+from scopeferry.logs import host, new_run_id, printable, user
 
 NAMED = 100  # files named for one condition
 HARMLESS = {"SF-404", "SF-405"}  # metadata can be set again from the record, extras are nobody's
@@ -249,7 +249,7 @@ class CleanJob:
     def _declared(self, copy: str, headers: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
         ok, said = is_declared(last_copy(headers)[1])
         if self.settings.finish_now:
-            ok, said = True, f"declared now by {_who()}"
+            ok, said = True, f"declared now by {user()}@{host()}"
         self._holds("finished", copy, ok, "SF-517", f"evidence that the source was finished: {printable(said)}")
 
     def _pinned(self, records: str, copy: str) -> None:
@@ -351,7 +351,7 @@ class CleanJob:
     def _begin_records(self, copies: Sequence[Copy]) -> None:
         """A generation on each side, before the first file is touched: what cannot be recorded is not freed."""
         finish = (
-            {"state": "finished", "evidence": "declared: --finish now", "by": _who()}
+            {"state": "finished", "evidence": "declared: --finish now", "by": f"{user()}@{host()}"}
             if self.settings.finish_now
             else None
         )
@@ -424,15 +424,4 @@ class CleanJob:
             self.result.add(error.code, error.path, str(error), error.hint)
 
 
-def _who() -> str:
-    import getpass
-    import socket
-
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        user = "?"
-    return f"{user}@{socket.gethostname()}"
-
-
-__all__ = ["CleanJob", "CleanSettings", "Condition", "Refused", "clean"]
+__all__ = ["CleanJob", "CleanSettings", "Condition", "clean"]

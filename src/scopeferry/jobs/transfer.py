@@ -2,8 +2,7 @@
 
 The only loop: walk and plan; run what is open; if anything was copied, walk again, and copy what is new or changed, in
 at most three more passes. Every promise about one file lives in ``stores/local.py``; every promise about what may be
-skipped in
-``copying/plan.py``; this module decides nothing about either.
+skipped in ``copying/plan.py``; this module decides nothing about either.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from scopeferry.config import TransferSettings, percent
 from scopeferry.copying import manifest, place, record, runs
 from scopeferry.copying.ends import check_writable, inside, make, resolve
+from scopeferry.copying.left import LeftOut
 from scopeferry.copying.order import Order
 from scopeferry.copying.plan import Plan, Totals
-from scopeferry.errors import CODES, Failed, Interrupted, NoSpace, ScopeferryError, Temporary, UsageError
+from scopeferry.errors import CODES, Failed, NoSpace, ScopeferryError, Temporary, UsageError
 from scopeferry.jobs import receipts
 from scopeferry.jobs.registered import ended, register
 from scopeferry.jobs.result import MAX_PROBLEMS, Result
@@ -31,7 +31,7 @@ from scopeferry.kernel.events import Event
 from scopeferry.kernel.journal import Journal
 from scopeferry.kernel.publish import Folders, system
 from scopeferry.kernel.task import Control
-from scopeferry.logs import command_line, host, new_run_id, printable
+from scopeferry.logs import new_run_id, printable, user
 from scopeferry.reports.progress import Meter
 from scopeferry.sources.tree import Selection, TreeSource
 from scopeferry.stores.local import LocalStore
@@ -46,6 +46,7 @@ NOTE_S = 1.0  # how often the journal is told how the run stands, for `status`
 OF_THE_RUN = {1, 7, 75, 130}  # exit codes of what stops a run, not of one item
 MANY = 500  # from so many files on, of less than SMALL_BYTES each, workers are worth a process of their own
 SMALL_BYTES = 1 << 20
+AT_ONCE = 100_000  # rows whose manifests are written within a second
 PASSES = 4  # the first, and at most three more for what changed meanwhile
 MARGIN = 1.02
 
@@ -63,8 +64,7 @@ def transfer(
     """Copy a finished folder (or file), read every byte back from storage, keep a record of it.
 
     `options` are the fields of ``config.TransferSettings``. Raises UsageError for wrong usage only; whatever else goes
-    wrong is in
-    ``result.problems`` and ``result.exit_code``.
+    wrong is in ``result.problems`` and ``result.exit_code``.
     """
     settings = settings or TransferSettings()
     if digests is not None:
@@ -107,6 +107,7 @@ class TransferJob:
         self.journal: Journal | None = None
         self.record: record.Record | None = None
         self.lock: place.Lock | None = None
+        self.left: LeftOut | None = None
         self.named: set[tuple[str, str]] = set()  # what a listing has said of a path: said once
         self.registration: runs.Registration | None = None
         self.meter = Meter(os.path.basename(self.result.source), self.control, settings.verify)
@@ -125,7 +126,8 @@ class TransferJob:
         """Do it; yields events, and None as a tick. Raises UsageError before anything is touched."""
         try:
             check_writable(self.dst)
-            yield from self._opened()
+            for event in self._opened():
+                yield event if event is None or event.run else replace(event, run=self.result.run)
         except UsageError:
             raise
         except ScopeferryError as error:
@@ -158,6 +160,7 @@ class TransferJob:
         order = self._ask(order)
         journal = self.journal
         self.record = record.Record(self.place.records, self._header(), lambda number: journal.set(generation=number))
+        self.left = LeftOut(self.journal, self.record)
         self.result.details["journal"] = self.place.journal
         yield Event("started", self.result.run, self.result.destination, data={"source": self.result.source})
         try:
@@ -228,9 +231,11 @@ class TransferJob:
             yield from self._take(self._stoppable(plan.walk()))
             self._check_source(order)
             self._found(plan, first=number == 0)
-            if not plan.totals.open:
-                break
-            if number == PASSES:
+            if self.left is not None:
+                self.left.flush()
+            if number == 0:
+                yield Event("skipped", items=plan.totals.done, bytes=plan.totals.done_bytes)
+            if not plan.totals.open or number == PASSES:
                 break
             self._check_room(plan)
             if number == 0:
@@ -247,7 +252,7 @@ class TransferJob:
             ledger.moving = 0
         self.control.check()
         if plan.totals.open:
-            self._still_written(journal)
+            self._still_written(journal, rec)
         yield from self._set_folders(journal, rec, order)
 
     def _run(self, journal: Journal, order: Order, ledger: CopyLedger, totals: Totals) -> Iterator[Event | None]:
@@ -325,15 +330,17 @@ class TransferJob:
                 return
             if len(self.named) < MAX_PROBLEMS:
                 self.named.add((code, event.path))
+            if self.left is not None:
+                self.left.note(event)
         result.add(code, event.path, data["message"], data.get("hint", ""))
         result.failed += CODES[code][0] != 0
 
     def _count_note(self, event: Event, data: dict[str, Any]) -> None:
+        if self.left is not None:
+            self.left.note(event)
         if "lost" in data:
             self._lost(event.path, data["lost"])
-        elif "code" in data and (
-            data["code"] != "SF-903" or "SF-903" not in self.result.codes
-        ):  # one is said, and once
+        elif "code" in data and not (data["code"] == "SF-903" and "SF-903" in self.result.codes):  # one is named
             self.result.add(data["code"], event.path, data["message"])
 
     def _remember_losses(self, journal: Journal) -> None:
@@ -424,11 +431,13 @@ class TransferJob:
 
     # -- at the end ----------------------------------------------------------------------------------------------------
 
-    def _still_written(self, journal: Journal) -> None:
+    def _still_written(self, journal: Journal, rec: record.Record) -> None:
         """Whatever is open when all passes are over is named: no item is left undone in silence."""
         for folder, row in journal.open_rows(states.OPEN):
             path = os.fsdecode(folder + row.name)
-            self.result.add("SF-601", path, f"still being written: {printable(path)}")
+            message = f"still being written: {printable(path)}"
+            self.result.add("SF-601", path, message)
+            rec.entry(path, "file", "changed", size=row.size, problem={"code": "SF-601", "message": message})
 
     def _set_folders(self, journal: Journal, rec: record.Record, order: Order) -> Iterator[Event | None]:
         """Mode and time of folders are set last, deepest first; those that hold no file are made here."""
@@ -486,7 +495,9 @@ class TransferJob:
             if not rec.begun and self.result.ok and not self._is_told():
                 rec.begin()  # what an earlier run left undone is done now: that is worth a generation of its own
             journal.commit()
-            if rec.begun or journal.get("dirty") or not os.path.exists(self.manifest_path):
+            if reason is not None and journal.has_more_than(AT_ONCE):
+                pass  # it would take longer than one who interrupts waits: the next run writes them
+            elif rec.begun or journal.get("dirty") or not os.path.exists(self.manifest_path):
                 self._write_manifests(journal)
                 journal.set(dirty=0)
             else:
@@ -532,31 +543,23 @@ class TransferJob:
         journal.set(tree_digest=self.result.tree_digest)
 
     def _header(self) -> dict[str, Any]:
-        settings = self.settings
-        return {
-            "run": self.result.run,
-            "tool": _version(),
-            "command": command_line("scopeferry", "transfer", self.result.source, self.result.destination),
-            "host": host(),
-            "user": _user(),
-            "system": sys.platform,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "sources": [self.result.source],
-            "destination": self.result.destination,
-            "digests": list(self.digests),
-            "verify": settings.verify,
-            "keep": sorted(settings.keep),
-            "include": [glob for kind, glob in settings.select if kind == "include"],
-            "exclude": [glob for kind, glob in settings.select if kind == "exclude"],
-            "select": [list(rule) for rule in settings.select],
-            "profile": None,
-        }
+        settings, result = self.settings, self.result
+        return record.header(
+            "transfer",
+            result.run,
+            result.source,
+            result.destination,
+            self.digests,
+            verify=settings.verify,
+            keep=settings.keep,
+            select=settings.select,
+        )
 
     def _end_line(self) -> dict[str, Any]:
         result = self.result
         return {
             "state": result.state,
-            "finish": {"state": "finished", "evidence": "declared: command", "by": _user()},
+            "finish": {"state": "finished", "evidence": "declared: command", "by": user()},
             "exit_code": result.exit_code,
             "elapsed_s": round(result.elapsed_s, 3),
             "bytes": result.bytes,
@@ -684,19 +687,4 @@ def _state(result: Result) -> str:
     return {0: "complete", 130: "interrupted", 3: "partial", 5: "partial", 6: "partial"}.get(code, "failed")
 
 
-def _version() -> str:
-    from scopeferry import __version__
-
-    return f"scopeferry {__version__}"
-
-
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        return str(getattr(os, "geteuid", lambda: "?")())
-
-
-__all__ = ["Interrupted", "TransferJob", "transfer"]
+__all__ = ["TransferJob", "transfer"]

@@ -446,6 +446,10 @@ class Journal:
                 return
             at = (page[-1][0], page[-1][2])
 
+    def has_more_than(self, count: int) -> bool:
+        """Has the journal more rows than this?"""
+        return self._db.execute("SELECT 1 FROM items LIMIT 1 OFFSET ?", (count,)).fetchone() is not None
+
     def totals(self) -> dict[int, tuple[int, int]]:
         """State -> (items, bytes)."""
         found = self._db.execute("SELECT state, COUNT(*), SUM(size) FROM items GROUP BY state")
