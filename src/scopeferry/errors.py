@@ -92,6 +92,7 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-408": (4, "source and copy differ", "scopeferry transfer with --on-conflict, if the source is right"),
     "SF-409": (4, "the chain of records is broken", "somebody changed a record: compare with a copy of it"),
     "SF-410": (4, "source and copy both differ from the record, and from each other", "neither is what was recorded"),
+    "SF-411": (4, "something of another kind stands in the copy", "move it away, then scopeferry repair SRC DST"),
     "SF-501": (5, "other content stands at the destination", "--on-conflict replace, or keep-both"),
     "SF-502": (5, "something of another kind stands at the destination", "move it away, run the same command again"),
     "SF-503": (5, "source has become shorter than our copy", "look at the source; --on-conflict replace sends it"),

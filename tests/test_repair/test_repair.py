@@ -341,3 +341,13 @@ def with_damage(path: Path) -> None:
         pass
     finally:
         os.close(folder)
+
+
+def test_a_source_that_is_refused_leaves_the_folder_as_it_was(made):
+    folder = (made.dst / "sub").stat().st_mtime_ns
+    flip(made.dst / "sub/c.tif", 500)
+    flip(made.src / "sub/c.tif", 700)
+    result = repair(made.src, made.dst)
+    assert (result.exit_code, told(result)) == (5, {"SF-521": {"sub/c.tif"}})
+    assert (made.dst / "sub").stat().st_mtime_ns == folder
+    assert set(told(verify(made.dst))) == {"SF-401"}

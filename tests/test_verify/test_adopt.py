@@ -69,7 +69,7 @@ def test_what_differs_or_is_missing_is_named_and_left(sides):
 def test_a_further_digest_from_the_start(sides):
     src, dst = sides
     shutil.copytree(src, dst, dirs_exist_ok=True)
-    assert verify(dst, src, adopt=True, digest=["sha256"]).exit_code == 0
+    assert verify(dst, src, adopt=True, digests=["sha256"]).exit_code == 0
     assert os.path.exists(f"{dst}.scopeferry/manifest.sha256")
     assert verify(dst).exit_code == 0
 

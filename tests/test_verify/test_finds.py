@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from scopeferry import verify
+from scopeferry import repair, transfer, verify
 from scopeferry.errors import Interrupted, UsageError
 from scopeferry.kernel.task import Control
 from scopeferry.testing.copies import NAMES, state_of, told
@@ -145,16 +145,16 @@ def test_a_fifo_in_the_place_of_a_file_is_never_opened(made):
     (made.dst / "a.tif").unlink()
     os.mkfifo(made.dst / "a.tif")
     result = verify(made.dst)
-    assert result.exit_code == 5
-    assert told(result)["SF-502"] == {"a.tif"}
+    assert result.exit_code == 4
+    assert told(result)["SF-411"] == {"a.tif"}
 
 
 def test_a_link_in_the_place_of_a_file_is_not_followed(made):
     (made.dst / "a.tif").rename(made.folder / "same content")
     (made.dst / "a.tif").symlink_to(made.folder / "same content")
     result = verify(made.dst)
-    assert result.exit_code == 5
-    assert told(result)["SF-502"] == {"a.tif"}
+    assert result.exit_code == 4
+    assert told(result)["SF-411"] == {"a.tif"}
 
 
 def test_a_link_in_the_place_of_a_folder_is_refused_and_named_once(made):
@@ -171,7 +171,7 @@ def test_a_file_in_the_place_of_a_folder(made):
     shutil.rmtree(made.dst / "sub")
     (made.dst / "sub").write_bytes(b"file")
     found = told(verify(made.dst))
-    assert found["SF-502"] == {"sub"}
+    assert found["SF-411"] == {"sub"}
     assert "sub/c.tif" in found["SF-402"]
 
 
@@ -230,7 +230,7 @@ def test_events_tell_each_file(made):
     ("options", "code"),
     [
         ({"sample": 0}, "SF-105"), ({"sample": "120%"}, "SF-105"), ({"sample": "many"}, "SF-105"),
-        ({"digest": ["crc"]}, "SF-106"), ({"quick": True, "sample": 5}, "SF-105"), ({"workers": 0}, "SF-105"),
+        ({"digests": ["crc"]}, "SF-106"), ({"quick": True, "sample": 5}, "SF-105"), ({"workers": 0}, "SF-105"),
         ({"adopt": True}, "SF-100"),
     ],
 )  # fmt: skip
@@ -266,3 +266,24 @@ def test_one_file(tmp_path):
     flip(tmp_path / "other.tif")
     assert told(verify(tmp_path / "other.tif")) == {"SF-401": {"other.tif"}}
     assert told(verify(tmp_path / "other.tif", tmp_path / "one.tif")) == {"SF-401": {"other.tif"}}
+
+
+def test_attributes_of_a_folder_are_recorded_compared_and_healed(tmp_path):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    (src / "sub").mkdir(parents=True)
+    (src / "sub/a").write_bytes(b"a")
+    os.setxattr(src / "sub", "user.stage", b"7")
+    assert transfer(src, dst).exit_code == 0
+    assert os.getxattr(dst / "sub", "user.stage") == b"7"
+    os.removexattr(dst / "sub", "user.stage")
+    assert told(verify(dst)) == {"SF-404": {"sub"}}
+    assert repair(src, dst).exit_code == 0
+    assert os.getxattr(dst / "sub", "user.stage") == b"7"
+    assert verify(dst).exit_code == 0
+
+
+def test_progress_and_totals_count_the_same(made):
+    events = []
+    result = verify(made.dst, on_event=events.append)
+    planned = sum(event.items for event in events if event.kind == "found")
+    assert sum(event.items for event in events if event.kind == "done") == planned == result.items

@@ -79,7 +79,7 @@ def test_plain_lines_of_an_algorithm_that_the_length_does_not_tell(tmp_path):
     tree(copy, [b"one", b"two"])
     sums = tmp_path / "sums"
     sums.write_bytes(subprocess.run(["xxhsum", "-H2", "one", "two"], check=True, cwd=copy, capture_output=True).stdout)
-    assert verify(copy, manifest=sums, digest=["xxh128"]).exit_code == 0
+    assert verify(copy, manifest=sums, digests=["xxh128"]).exit_code == 0
     assert verify(copy, manifest=sums).exit_code == 4  # taken for MD5
     sums.rename(tmp_path / "all.xxh128")
     assert verify(copy, manifest=tmp_path / "all.xxh128").exit_code == 0

@@ -247,7 +247,7 @@ def test_planted_links_and_fifos_in_the_record_folder(made):
         verify(made.dst)
     (made.records() / "0002.jsonl").unlink()
     (made.records() / "manifest.sha256.part").symlink_to(outside)
-    assert verify(made.dst, digest=["sha256"]).exit_code == 0
+    assert verify(made.dst, digests=["sha256"]).exit_code == 0
     assert outside.read_bytes() == b"canary"
 
 
@@ -296,7 +296,7 @@ def test_the_date_of_each_proof_is_kept(made):
 
 
 def test_a_further_digest_is_computed_once_and_recorded(made):
-    result = verify(made.dst, digest=["sha256"])
+    result = verify(made.dst, digests=["sha256"])
     assert result.exit_code == 0
     lines = (made.records() / "manifest.sha256").read_text().splitlines()
     assert len(lines) == len(NAMES)
@@ -306,28 +306,28 @@ def test_a_further_digest_is_computed_once_and_recorded(made):
     end = made.lines()[-1]
     assert set(end["manifest"]) == {"xxh128", "sha256"}
     assert end["state"] == "complete"
-    assert verify(made.dst, digest=["sha256"]).exit_code == 0
+    assert verify(made.dst, digests=["sha256"]).exit_code == 0
     assert len(list(made.records().glob("*.jsonl"))) == 2  # nothing new to record
     assert transfer(made.src, made.dst).exit_code == 0
     made.forget_journals()
-    assert verify(made.dst, digest=["sha256"]).exit_code == 0
+    assert verify(made.dst, digests=["sha256"]).exit_code == 0
 
 
 def test_a_further_digest_is_not_taken_of_what_is_wrong(made):
     flip(made.dst / "a.tif")
-    assert verify(made.dst, digest=["sha256"]).exit_code == 4
+    assert verify(made.dst, digests=["sha256"]).exit_code == 4
     assert "a.tif" not in (made.records() / "manifest.sha256").read_text()
 
 
 def test_a_further_digest_goes_with_the_bytes_it_was_taken_of(made):
     """A file replaced later, without that digest, must not keep the old one."""
-    verify(made.dst, digest=["sha256"])
+    verify(made.dst, digests=["sha256"])
     rewrite(made.src / "a.tif", b"n" * 6000)
     assert transfer(made.src, made.dst).exit_code == 0
     assert os.system(f"cd {made.dst} && sha256sum --quiet --strict -c ../dst.scopeferry/manifest.sha256") == 0
     assert verify(made.dst).exit_code == 0
     made.forget_journals()
-    result = verify(made.dst, digest=["sha256"])
+    result = verify(made.dst, digests=["sha256"])
     assert result.exit_code == 0
     assert os.system(f"cd {made.dst} && sha256sum --quiet --strict -c ../dst.scopeferry/manifest.sha256") == 0
 

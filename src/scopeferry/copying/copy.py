@@ -17,7 +17,7 @@ from typing import Any
 
 from scopeferry.copying.left import SAID
 from scopeferry.copying.order import Order
-from scopeferry.copying.record import Record, action_after, path_json
+from scopeferry.copying.record import Record, action_after, path_json, xattrs_json
 from scopeferry.errors import Refused, ScopeferryError, SourceChanged, Temporary
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
@@ -689,11 +689,7 @@ class CopyLedger:
             if attributes.mode is not None:
                 more += f', "mode": {attributes.mode}'
             if attributes.xattrs:
-                import base64
-
-                more += (
-                    f', "xattrs": {json.dumps({k: base64.b64encode(v).decode() for k, v in attributes.xattrs.items()})}'
-                )
+                more += f', "xattrs": {json.dumps(xattrs_json(attributes.xattrs))}'
         for key, value in (("was", copied.was), ("target", copied.target), ("stored", copied.stored)):
             if value is not None:
                 more += f', "{key}": {json.dumps(value)}'

@@ -105,15 +105,20 @@ def inside(path: str, folder: str) -> bool:
         at = up
 
 
+def existing(path: str) -> str:
+    """The folder itself if it is there, else the nearest one above it that is."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
 def check_writable(dst: str) -> None:
     """Raise Failed (SF-301) if nothing can be written there, before the first byte."""
-    existing = dst
-    while not os.path.isdir(existing):
-        existing = os.path.dirname(existing)
-    if not os.access(existing, os.W_OK | os.X_OK) and os.stat(existing).st_uid != getattr(os, "geteuid", int)():
-        raise Failed(f"no permission to write {printable(existing)}", code="SF-301", path=existing)
-    if hasattr(os, "statvfs") and os.statvfs(existing).f_flag & getattr(os, "ST_RDONLY", 1):
-        raise Failed(f"read-only file system: {printable(existing)}", code="SF-301", path=existing)
+    where = existing(dst)
+    if not os.access(where, os.W_OK | os.X_OK) and os.stat(where).st_uid != getattr(os, "geteuid", int)():
+        raise Failed(f"no permission to write {printable(where)}", code="SF-301", path=where)
+    if hasattr(os, "statvfs") and os.statvfs(where).f_flag & getattr(os, "ST_RDONLY", 1):
+        raise Failed(f"read-only file system: {printable(where)}", code="SF-301", path=where)
 
 
 def make(dst: str) -> None:

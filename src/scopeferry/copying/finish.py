@@ -10,17 +10,18 @@ from scopeferry.kernel import journal as states
 from scopeferry.kernel.journal import Journal, fingerprint
 from scopeferry.kernel.publish import Folders, system
 from scopeferry.stores.files import apply_attributes, lost_times
+from scopeferry.stores.store import Attributes
 
 
-def set_folder(order: Order, here: Folders, there: Folders, path: str, stored: str) -> list[str]:
-    """Give a folder of the copy what its source has, making it if need be; the kinds that were lost."""
+def set_folder(order: Order, here: Folders, there: Folders, path: str, stored: str) -> tuple[Attributes, list[str]]:
+    """Give a folder of the copy what its source has, making it if need be: that, and the kinds that were lost."""
     folder = here.open(path)
     facts = system.folder_stat(folder)
     wanted = order.source.attributes(facts, order.source.kept_xattrs(folder))
     copy = there.open(stored, make=True)
     lost = apply_attributes(copy, wanted)
     found = lost_times(system.folder_stat(copy), wanted, order.store.mtime_step_ns)
-    return lost + [kind for kind in found if kind not in lost]
+    return wanted, lost + [kind for kind in found if kind not in lost]
 
 
 def refresh_links(journal: Journal, order: Order) -> None:

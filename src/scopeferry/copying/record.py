@@ -18,7 +18,7 @@ import stat
 import sys
 import time
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NamedTuple
@@ -89,6 +89,11 @@ def path_json(path: str) -> str:
     except UnicodeEncodeError:
         return f'"path_b64": "{b2a_base64(os.fsencode(path), newline=False).decode()}"'
     return f'"path": {quoted(path)}'
+
+
+def xattrs_json(xattrs: Mapping[str, bytes]) -> dict[str, str] | None:
+    """The value of ``"xattrs"``: name -> base64; None if there are none."""
+    return {name: b2a_base64(value, newline=False).decode() for name, value in xattrs.items()} or None
 
 
 class Record:

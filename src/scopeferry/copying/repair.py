@@ -410,6 +410,7 @@ class RepairLedger:
             if isinstance(answer, Failure):
                 data = {"code": answer.code, "message": answer.message, "hint": answer.hint}
                 events.append(Event("failed", self.run, task.key, 1, answer.payload or 0, data, now))
+                self.folders.add(task.item.head[:-1])  # a temporary file may have been made in it
                 continue
             healed: Healed = answer.payload
             self._count(task, answer, healed)
@@ -428,8 +429,7 @@ class RepairLedger:
         if healed.what == "sent":
             self.repaired += 1
             self.sent_bytes += answer.size
-            head = task.item.head
-            self.folders.add(head[:-1] if head else b"")
+            self.folders.add(task.item.head[:-1])
         else:
             self.metadata += 1
         if answer.read_back != "no":
@@ -496,7 +496,7 @@ def set_folders(listing: Listing, root: str, touched: set[bytes]) -> Iterator[tu
         for item in sorted(wanted, key=lambda item: item.path, reverse=True):
             path = os.fsdecode(item.path)
             try:
-                lost = apply_attributes(there.open(path), Attributes(item.mode, item.mtime_ns))
+                lost = apply_attributes(there.open(path), recorded_attributes(item))
                 yield path, f"{', '.join(lost)} could not be set: {printable(path)}" if lost else None
             except (ScopeferryError, OSError) as error:
                 yield path, f"folder not set right: {printable(path) or '.'}: {error}"

@@ -36,6 +36,7 @@ from scopeferry.stores.files import StoredFile, buffer
 CHUNK = 4096  # names of a folder in memory at a time
 COARSE_NS, FINE_NS = 2_000_000_000, 1_000  # how far times may be off on FAT, and on network file systems
 MISSING, DIFFERENT, UNREADABLE, METADATA, EXTRA = "SF-402", "SF-401", "SF-403", "SF-404", "SF-405"
+KIND = "SF-411"
 SOURCE, BOTH, TWO_WAY, ALL_THREE = "SF-406", "SF-407", "SF-408", "SF-410"
 
 Problem = tuple[str, str]  # code, sentence
@@ -231,7 +232,7 @@ class _Look:
         expected = {FOLDER: stat.S_ISDIR, states.SYMLINK: stat.S_ISLNK}.get(kind, stat.S_ISREG)
         if not expected(facts.st_mode):
             what = "a link" if stat.S_ISLNK(facts.st_mode) else "something of another kind"
-            code = "SF-504" if kind == FOLDER and stat.S_ISLNK(facts.st_mode) else "SF-502"
+            code = "SF-504" if kind == FOLDER and stat.S_ISLNK(facts.st_mode) else KIND
             self.problems.append((code, f"{what} stands where a {_KINDS[kind]} should be: {self.shown}"))
             return
         if kind == states.SYMLINK:
@@ -306,9 +307,9 @@ class _Look:
                 (METADATA, f"mode differs: {self.shown}: expected {mode:04o}, found {facts.st_mode & 0o7777:04o}")
             )
         self._time(facts)
-        if self.item.xattrs and fd is not None:
+        if self.item.xattrs and (fd is not None or self.item.kind == FOLDER):
             try:
-                have = system.xattrs(fd)
+                have = system.xattrs(self.there.open(self.key) if fd is None else fd)
             except OSError as error:
                 self.problems.append((METADATA, f"attributes cannot be read: {self.shown}: {error.strerror}"))
                 return
@@ -493,14 +494,15 @@ class CheckLedger:
                     proved.append((*split(task.item.origin), round(now, 3)))
             if found.digests and self.record is not None:
                 self._further(task.item, found.digests, now)
-            events += [_failed(self.run, task.key, code, message) for code, message in told]
+            counted = int(task.item.kind != FOLDER)  # progress and totals count files and links
+            events += [_failed(self.run, task.key, code, message, counted) for code, message in told]
             if not problems:
                 events.append(
                     Event(
                         "done",
                         self.run,
                         task.key,
-                        1,
+                        counted,
                         answer.size,
                         {"action": "checked", "read_back": answer.read_back},
                         now,
@@ -557,8 +559,8 @@ def _worst(problems: list[Problem]) -> str | None:
     return next((code for code, _ in problems if code != METADATA), METADATA if problems else None)
 
 
-def _failed(run: str, path: str, code: str, message: str) -> Event:
-    return Event("failed", run, path, 1, 0, {"code": code, "message": message})
+def _failed(run: str, path: str, code: str, message: str, items: int = 1) -> Event:
+    return Event("failed", run, path, items, 0, {"code": code, "message": message})
 
 
 # -- what nobody has recorded ------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from scopeferry.kernel.events import Event
 from scopeferry.kernel.run import BATCH_ITEMS, Line, run
 from scopeferry.kernel.task import Control
 from scopeferry.logs import printable
+from scopeferry.reports.units import count
 from scopeferry.stores.local import LocalStore
 from scopeferry.stores.store import KEEP_DEFAULT
 
@@ -189,9 +190,9 @@ class RepairJob:
         assert rec is not None
         result.repaired, result.bytes = ledger.repaired, ledger.sent_bytes
         result.details["metadata_set"] = ledger.metadata
-        for kind, count in ledger.read_back.items():
-            result.read_back[kind] = result.read_back.get(kind, 0) + count
-            result.verified += count
+        for kind, number in ledger.read_back.items():
+            result.read_back[kind] = result.read_back.get(kind, 0) + number
+            result.verified += number
         if self.control.reason is not None:
             self._add(self.control.reason)
         if rec.begun:
@@ -208,7 +209,7 @@ class RepairJob:
         result.failed = counts.get(BAD, 0)
         found = result.details["found_wrong"]
         result.details["verdict"] = (
-            f"nothing to repair: {result.verified:,} files read back and equal to the manifest"
+            f"nothing to repair: {count(result.verified)} read back and equal to the manifest"
             if not found
             else f"repaired {healed:,} of {found:,} wrong entries; {result.repaired:,} sent again"
         )

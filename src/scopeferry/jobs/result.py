@@ -19,6 +19,11 @@ class Problem:
     message: str
     hint: str = ""
 
+    @property
+    def is_note(self) -> bool:
+        """Does it leave the exit code alone?"""
+        return CODES[self.code][0] == 0
+
 
 @dataclass(slots=True)
 class Result:

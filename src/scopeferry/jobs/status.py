@@ -123,12 +123,11 @@ def _progress(facts: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     import json
     import sqlite3
-    from urllib.parse import quote
 
-    # Without a -wal nobody writes, and then only an immutable database can be read where one may not write.
-    more = "" if os.path.exists(f"{path}-wal") else "&immutable=1"
+    from scopeferry.kernel.journal import reading_only
+
     try:
-        db = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro{more}", uri=True, timeout=0.2)
+        db = reading_only(path)
         try:
             row = db.execute("SELECT data FROM runs WHERE id=?", (facts["run"],)).fetchone()
         finally:

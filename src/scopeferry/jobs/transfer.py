@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from scopeferry.config import TransferSettings, percent
 from scopeferry.copying import manifest, place, record, runs
-from scopeferry.copying.ends import check_writable, inside, make, resolve
+from scopeferry.copying.ends import check_writable, existing, inside, make, resolve
 from scopeferry.copying.left import LeftOut
 from scopeferry.copying.order import Order
 from scopeferry.copying.plan import Plan, Totals
@@ -28,7 +28,7 @@ from scopeferry.kernel import digest as digests
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
-from scopeferry.kernel.journal import Journal
+from scopeferry.kernel.journal import Journal, copy_journal
 from scopeferry.kernel.publish import Folders, system
 from scopeferry.kernel.task import Control
 from scopeferry.logs import new_run_id, printable, user
@@ -103,6 +103,10 @@ class TransferJob:
             raise UsageError(
                 f"the source lies in the record folder of the destination: {self.src}", code="SF-113", path=self.src
             )
+        for what, where in (("records", self.place.records), ("journal", self.place.journal)):
+            if not self.only and inside(where, self.src):
+                say = f"the {what} would lie in the source: {printable(where)}"
+                raise UsageError(say, code="SF-105", path=where, hint=f"name another place with --{what}")
         self.selection = Selection(settings.select)
         self.journal: Journal | None = None
         self.record: record.Record | None = None
@@ -393,14 +397,18 @@ class TransferJob:
 
     def _check_room(self, plan: Plan) -> None:
         """What will not fit is not begun; both numbers are said."""
-        with Folders(self.dst) as folders:
+        where = existing(self.dst)
+        with Folders(where) as folders:
             free, inodes = system.room(folders.root)
         need = int(plan.totals.room * MARGIN)
+        if self.settings.dry_run:
+            found = {"open": plan.totals.open, "bytes": plan.totals.open_bytes, "need_bytes": need, "free_bytes": free}
+            self.result.details["plan"] = found
         if need > free:
-            raise NoSpace(f"{self.dst} has {free:,} bytes free, {need:,} are needed", code="SF-311", path=self.dst)
+            raise NoSpace(f"{where} has {free:,} bytes free, {need:,} are needed", code="SF-311", path=where)
         files = plan.totals.new_files + plan.totals.new_folders
         if 0 <= inodes < files:
-            raise NoSpace(f"{self.dst} has {inodes:,} inodes free, {files:,} are needed", code="SF-312", path=self.dst)
+            raise NoSpace(f"{where} has {inodes:,} inodes free, {files:,} are needed", code="SF-312", path=where)
 
     def _check_mount(self, journal: Journal, order: Order) -> None:
         """A destination that has become a bare mount point is not begun anew."""
@@ -451,15 +459,23 @@ class TransferJob:
                 path = os.fsdecode(prefix).rstrip("/")
                 try:
                     stored = path if self.names is None else self.names.path(path)
-                    lost = finish.set_folder(order, here, there, path, stored)
+                    wanted, lost = finish.set_folder(order, here, there, path, stored)
                 except (OSError, ScopeferryError) as error:
                     self._folder_failed(path, error)
                     continue
                 for kind in lost:
                     self._lost(path, kind)
                 done.append(prefix)
-                renamed = stored if stored != path else None
-                rec.entry(path, "folder", "copied", mode=mode, mtime_ns=mtime_ns, stored=renamed, lost=lost or None)
+                rec.entry(
+                    path,
+                    "folder",
+                    "copied",
+                    mode=mode,
+                    mtime_ns=mtime_ns,
+                    stored=stored if stored != path else None,
+                    xattrs=record.xattrs_json(wanted.xattrs),
+                    lost=lost or None,
+                )
                 yield None
         if done:
             rec.flush()
@@ -586,49 +602,39 @@ class TransferJob:
 
         with tempfile.TemporaryDirectory(prefix="scopeferry-") as folder:
             path = os.path.join(folder, "journal.sqlite")
-            if os.path.exists(self.place.journal):
-                with Journal(self.place.journal) as journal:
-                    journal.copy_to(path)
+            copy_journal(self.place.journal, path)
             with Journal(path) as journal:
                 if journal.fresh and record.generations(self.place.records):
                     record.fold(self.place.records, journal)
-                parent = self.dst
-                while not os.path.isdir(parent):
-                    parent = os.path.dirname(parent)
-                order = self._ask(self._rehearsal_order(journal, parent), ask=False)
+                order = self._ask(self._rehearsal_order(journal), ask=False)
                 plan = self._plan(journal, order, again=False, read_only=True)
                 yield from self._take(self._stoppable(plan.walk()))
                 self._found(plan, first=True)
-                yield from self._say_plan(journal)
-                self._rehearse_room(plan, parent)
+                yield from self._say_plan(journal, order)
+                self._check_room(plan)
         self.result.state = "planned"
 
-    def _rehearsal_order(self, journal: Journal, existing: str) -> Order:
+    def _rehearsal_order(self, journal: Journal) -> Order:
         settings = self.settings
         recipe = {"keep": sorted(settings.keep), "names": settings.names, "digests": list(self.digests)}
         found = os.stat(self.src)
-        store = LocalStore(self.dst, publish.disk(existing), self.digests)
+        store = LocalStore(self.dst, publish.disk(existing(self.dst)), self.digests)
         source = TreeSource(self.src, publish.disk(self.src), settings.keep, (found.st_dev, found.st_ino))
         return Order(source, store, Prove(), settings.on_conflict, journal.recipe(recipe), "", self.names, {})
 
-    def _say_plan(self, journal: Journal) -> Iterator[Event]:
+    def _say_plan(self, journal: Journal, order: Order) -> Iterator[Event]:
+        """What is open, and what of it the destination is known to lose without being asked."""
+        from scopeferry.stores.files import TIME_STEPS_NS
+
+        keep, step_ns = order.source.keep, order.store.mtime_step_ns
         verbs = {states.COPY: "copy", states.REPLACE: "replace", states.LINK: "link", states.JUDGE: "compare"}
         for folder, row in journal.open_rows(states.OPEN):
             path = os.fsdecode(folder + row.name)
+            if "times" in keep and row.mtime_ns % step_ns:
+                self._lost(path, f"mtime below {TIME_STEPS_NS[step_ns]}")
+            if "mode" in keep & order.store.lacks:
+                self._lost(path, "mode")
             yield Event("note", self.result.run, path, 1, row.size, {"plan": verbs.get(row.state, "check")})
-
-    def _rehearse_room(self, plan: Plan, parent: str) -> None:
-        with Folders(parent) as folders:
-            free, _ = system.room(folders.root)
-        need = int(plan.totals.room * MARGIN)
-        self.result.details["plan"] = {
-            "open": plan.totals.open,
-            "bytes": plan.totals.open_bytes,
-            "need_bytes": need,
-            "free_bytes": free,
-        }
-        if need > free:
-            raise NoSpace(f"{parent} has {free:,} bytes free, {need:,} are needed", code="SF-311", path=parent)
 
     # -- small things --------------------------------------------------------------------------------------------------
 

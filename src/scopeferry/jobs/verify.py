@@ -12,25 +12,26 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from scopeferry.config import percentage
 from scopeferry.copying import listing as states
 from scopeferry.copying import manifest, place, record
 from scopeferry.copying.listing import Expected, Listing, of_copy, of_manifest
-from scopeferry.copying.record import FOLDER
 from scopeferry.copying.verify import EXTRA, TWO_WAY, Check, CheckLedger, check_tasks, extras, walk_source
 from scopeferry.errors import Failed, ScopeferryError, UsageError
 from scopeferry.jobs.registered import registers
 from scopeferry.jobs.result import Result
-from scopeferry.kernel import digest as digests
+from scopeferry.kernel import digest as algorithms
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
-from scopeferry.kernel.journal import FILE, SYMLINK, Journal
+from scopeferry.kernel.journal import FILE, Journal
 from scopeferry.kernel.publish import Folders, system
 from scopeferry.kernel.run import BATCH_ITEMS, Line, run
 from scopeferry.kernel.task import Control
 from scopeferry.logs import new_run_id, printable
+from scopeferry.reports.units import count
 from scopeferry.sources.tree import OURS, Selection, TreeSource
 
 SHOWN_EXTRAS = 1000
@@ -62,26 +63,12 @@ class VerifySettings:
             raise UsageError("--quick reads nothing: it goes neither with --sample nor with --digest", code="SF-105")
 
 
-def percent(value: float | str | None) -> float | None:
-    """A sample in percent, from a number or from text.
-
-    >>> percent("5%"), percent(2.5), percent(None)
-    (5.0, 2.5, None)
-    """
-    if value is None:
-        return None
-    try:
-        return float(value.strip().removesuffix("%") if isinstance(value, str) else value)
-    except ValueError as error:
-        raise UsageError(f"--sample {value!r} is no percentage: 5%", code="SF-105") from error
-
-
 def verify(
     dst: str | os.PathLike[str],
     src: str | os.PathLike[str] | None = None,
     *,
     manifest: str | os.PathLike[str] | None = None,
-    digest: Sequence[str] = (),
+    digests: Sequence[str] = (),
     sample: float | str | None = None,
     quick: bool = False,
     strict: bool = False,
@@ -96,7 +83,7 @@ def verify(
     """Read a copy again from storage and compare it with its manifest, and with `src` if that is named.
 
     ``manifest``: a file that others wrote (plain or tagged sums, BagIt, rclone) instead of the copy's own record.
-    ``digest``: further algorithms, computed from what is proved and recorded. ``sample``: percent of the files, those
+    ``digests``: further algorithms, computed from what is proved and recorded. ``sample``: percent of the files, those
     proved longest ago. ``quick``: compare sizes and times only. ``strict``: extra files are differences. ``one_way``:
     with `src`, files only in the copy are none. ``adopt``: make a record of a copy that has none, if it equals `src`.
 
@@ -104,10 +91,17 @@ def verify(
     are in ``result.problems``; ``result.details["verdict"]`` says in words what was done.
     """
     settings = VerifySettings(
-        None if manifest is None else os.fspath(manifest), tuple(digest), percent(sample), quick, strict, one_way,
-        adopt, None if records is None else os.fspath(records), None if journal is None else os.fspath(journal),
-        workers,
-    )  # fmt: skip
+        manifest=None if manifest is None else os.fspath(manifest),
+        digest=tuple(digests),
+        sample=None if sample is None else percentage(str(sample)),
+        quick=quick,
+        strict=strict,
+        one_way=one_way,
+        adopt=adopt,
+        records=None if records is None else os.fspath(records),
+        journal=None if journal is None else os.fspath(journal),
+        workers=workers,
+    )
     job: Any
     if adopt:
         from scopeferry.jobs.adopt import AdoptJob
@@ -148,7 +142,7 @@ class VerifyJob:
     ) -> None:
         self.settings, self.locked = settings, locked
         self.control = control or Control()
-        self.digests = digests.check_names(settings.digest) if settings.digest else ()
+        self.digests = algorithms.check_names(settings.digest) if settings.digest else ()
         self.started = time.monotonic()
         self.root, self.only = resolve_copy(dst)
         self.target = os.path.join(self.root, self.only) if self.only else self.root
@@ -260,7 +254,7 @@ class VerifyJob:
             self.result.add("SF-409", path, f"manifest and record name different digests: {printable(path)}")
 
     def _begin_record(self, listing: Listing) -> None:
-        working = listing.algorithms() or [digests.DEFAULT]
+        working = listing.algorithms() or [algorithms.DEFAULT]
         facts = record.header("verify", self.result.run, None, self.target, [*working, *self.digests])
         with suppress(OSError):
             record.end_cut_off(self.place.records)
@@ -398,9 +392,9 @@ class VerifyJob:
         """What was done, in words: never "verified" for what was not read, and a sample says how large it was."""
         result, settings = self.result, self.settings
         if settings.quick:
-            return f"compared {result.checked:,} entries by kind, size and time; nothing was read"
+            return f"compared {count(result.checked, 'entry')} by kind, size and time; nothing was read"
         links = result.details.get("links_compared", 0)
-        files = f"{result.verified:,} files" + (f", compared {links:,} links" if links else "")
+        files = count(result.verified) + (f", compared {count(links, 'link')}" if links else "")
         where = " and ".join(f"{count:,} from {kind}" for kind, count in sorted(result.read_back.items())) or "nothing"
         against = "the source" if not result.manifest else f"{printable(result.manifest)}"
         text = f"verified {files} against {against}; read back: {where}"
@@ -542,4 +536,4 @@ def noting(journal: Journal | None) -> Callable[[int], None]:
     return note
 
 
-__all__ = ["FOLDER", "SYMLINK", "VerifyJob", "VerifySettings", "replace", "verify"]
+__all__ = ["VerifyJob", "VerifySettings", "verify"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: What can happen. ``found`` and ``skipped`` count many items at once; the others are about one item or the run.
-KINDS = ("started", "found", "done", "skipped", "failed", "note", "progress", "finished")
+KINDS = ("started", "found", "done", "skipped", "failed", "note", "finished")
 
 
 @dataclass(frozen=True, slots=True)

@@ -563,12 +563,6 @@ class Journal:
         """A temporary table of this run, on disk where it grows."""
         return Scratch(self._db)
 
-    def copy_to(self, path: str) -> None:
-        """A copy of the journal in another file."""
-        with sqlite3.connect(path) as target:
-            self._db.backup(target)
-        target.close()
-
 
 class Scratch:
     """Listings of one walk that may be too large for memory: hard links by inode, and the names of one folder."""
@@ -653,6 +647,31 @@ class _Transaction:
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise _translated(error, self._path) from error
+
+
+def reading_only(path: str) -> sqlite3.Connection:
+    """A connection that writes nothing; raises ``sqlite3.Error`` where there is no database."""
+    from urllib.parse import quote
+
+    # Without a -wal nobody writes, and then only an immutable database can be read where one may not write.
+    more = "" if os.path.exists(f"{path}-wal") else "&immutable=1"
+    return sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro{more}", uri=True, timeout=0.2)
+
+
+def copy_journal(path: str, to: str) -> None:
+    """Copy a journal without touching it; nothing is copied of one that is not there or cannot be read."""
+    if not os.path.isfile(path):
+        return
+    source, target = reading_only(path), sqlite3.connect(to)
+    try:
+        source.backup(target)
+    except sqlite3.DatabaseError:
+        target.close()
+        with suppress(FileNotFoundError):
+            os.unlink(to)
+    finally:
+        source.close()
+        target.close()
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

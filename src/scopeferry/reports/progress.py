@@ -85,7 +85,7 @@ class Meter:
         elif event.kind == "failed":
             again = event.data.get("code") == "SF-201"  # such a file is listed again
             if self.reads_only:  # what differs has been looked at as well; one item may differ in several ways
-                self.items += event.path != self._path
+                self.items += event.items * (event.path != self._path)
                 self.differing += event.path != self._path
                 self._path = event.path
             else:
@@ -108,9 +108,9 @@ class Meter:
         linked = event.data.get("kind") in {"link", "hardlink"}
         moved = 0 if linked else event.bytes
         proved = linked or event.data.get("read_back", "no") != "no" or event.data.get("action") == "checked"
-        self.items += 1
+        self.items += event.items
         self._settled += moved
-        self._proved_items += proved
+        self._proved_items += event.items * proved
         self._proved += moved if proved else 0
 
     # -- where it stands -----------------------------------------------------------------------------------------------
