@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from scopeferry.copying.left import SAID
-from scopeferry.copying.order import Order
+from scopeferry.copying.order import Order, stored_path
 from scopeferry.copying.record import Record, action_after, path_json, xattrs_json
 from scopeferry.errors import Refused, ScopeferryError, SourceChanged, Temporary
 from scopeferry.kernel import journal as states
@@ -421,9 +421,7 @@ class _Comparison:
         """Is what stands there what the plan saw?"""
         steady = self.order.store.disk.steady
         seen = fingerprint(there.inode, there.ctime_ns, there.size) if steady else fingerprint(0, 0, there.size)
-        if seen != self.row.stored or there.mtime_ns != (
-            self.row.mtime_ns if self.row.stored_mtime_ns is None else self.row.stored_mtime_ns
-        ):
+        if seen != self.row.stored or there.mtime_ns != self.row.noted_mtime_ns:
             raise Refused(
                 f"somebody wrote this at the destination meanwhile: {printable(self.key)}", code="SF-501", path=self.key
             )
@@ -544,11 +542,11 @@ def link_tasks(journal: Journal, order: Order, control: Control) -> Iterator[Lin
 
 def _stands(journal: Journal, order: Order, path: bytes, row: Row) -> tuple[str, int, int]:
     """Where the copy of a row stands, its size, and its modification time as noted."""
-    stored = journal.detail(path[: len(path) - len(row.name)], row.name, "as")
-    named = os.fsdecode(path if stored is None else stored)
-    if stored is None and order.names is not None:
-        named = str(order.names.full(named))
-    return named, row.size, row.mtime_ns if row.stored_mtime_ns is None else row.stored_mtime_ns
+    return (
+        stored_path(journal, order.names, path),
+        row.size,
+        row.noted_mtime_ns,
+    )
 
 
 def orphan_tasks(journal: Journal, order: Order, control: Control) -> Iterator[CopyItem]:

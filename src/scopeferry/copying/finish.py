@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from scopeferry.copying.order import Order
+from scopeferry.copying.order import Order, stored_path
 from scopeferry.errors import ScopeferryError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.journal import Journal, fingerprint
@@ -42,7 +40,7 @@ def _refresh(journal: Journal, order: Order, there: Folders, path: bytes) -> Non
     if row is None or row.state != states.DONE or not order.store.disk.steady:
         return
     try:
-        head, _, name = (str if order.names is None else order.names.full)(os.fsdecode(path)).rpartition("/")
+        head, _, name = stored_path(journal, order.names, path).rpartition("/")
         entry = system.lstat(there.open(head), name)
     except (OSError, ScopeferryError):
         return

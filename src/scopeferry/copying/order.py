@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from scopeferry.kernel.journal import Journal
 from scopeferry.sources.tree import TreeSource
 from scopeferry.stores.local import LocalStore
 from scopeferry.stores.store import Prove
@@ -24,3 +26,15 @@ class Order:
     set_aside: str
     names: Any = None
     algorithms: dict[int, str] = field(default_factory=dict)
+
+
+def stored_path(journal: Journal, names: Any, path: bytes) -> str:
+    """Where the copy of an item stands: under its own name, a mapped one, or beside what somebody else put there.
+
+    Raises ItemError (SF-207, SF-208) for a name that cannot stand there.
+    """
+    head, slash, name = path.rpartition(b"/")
+    noted = journal.detail(head + slash, name, "as")
+    if noted is not None:
+        return os.fsdecode(noted)
+    return os.fsdecode(path) if names is None else str(names.full(os.fsdecode(path)))

@@ -20,6 +20,7 @@ from itertools import islice
 from stat import S_ISDIR
 from typing import Any
 
+from scopeferry.copying.order import stored_path
 from scopeferry.errors import ItemError, Refused, ScopeferryError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
@@ -391,7 +392,8 @@ class Plan:
                 )
                 checks = stands and first is not None and self._inode_of(path) == first
                 apart = state == states.DONE and path != leader and self._is_apart(path, leader, first)
-                if path != leader and (checks or apart or state in {states.COPY, states.REPLACE}):
+                wanted = path != leader and (checks or apart or state in {states.COPY, states.REPLACE})
+                if wanted and (state == states.COPY or not self._is_beside(path)):
                     self._link(path, state, leader, sends=not (checks or apart))
 
     def _link(self, path: bytes, state: int, leader: bytes, *, sends: bool) -> None:
@@ -399,7 +401,7 @@ class Plan:
         row, totals = self.journal.row(path), self.totals
         assert row is not None
         details = {"leader": leader, "twin": None if state == states.COPY else self._twin_of(path, row)}
-        stored_mtime_ns = row.mtime_ns if row.stored_mtime_ns is None else row.stored_mtime_ns
+        stored_mtime_ns = row.noted_mtime_ns
         linked = row._replace(kind=states.HARDLINK, state=states.LINK, stored_mtime_ns=stored_mtime_ns)
         self.journal.settle([(path[: len(path) - len(row.name)], linked, details)])
         totals.open_bytes -= row.size if state not in {states.CHECK_STORED, states.DONE} else 0
@@ -420,15 +422,23 @@ class Plan:
             return False
         return (row.digest, row.recipe, leads.state) == (leads.digest, leads.recipe, states.DONE)
 
-    def _inode_of(self, path: bytes) -> int | None:
-        """The inode at the destination, where inodes mean something."""
-        head, _, name = os.fsdecode(path).rpartition("/")
-        if self.at is None or not self.store.disk.steady:
-            return None
+    def _there(self, path: bytes) -> os.stat_result | None:
+        """What stands where the copy of an item stands."""
         try:
-            return system.lstat(self.at.open(head), name).st_ino
+            head, _, name = stored_path(self.journal, self.names, path).rpartition("/")
+            return None if self.at is None else system.lstat(self.at.open(head), name)
         except (OSError, ScopeferryError):
             return None
+
+    def _is_beside(self, path: bytes) -> bool:
+        """Does the copy of an item stand beside what somebody else put there?"""
+        own = os.fsdecode(path) if self.names is None else self.names.full(os.fsdecode(path))
+        return bool(stored_path(self.journal, self.names, path) != own)
+
+    def _inode_of(self, path: bytes) -> int | None:
+        """The inode at the destination, where inodes mean something."""
+        entry = self._there(path) if self.store.disk.steady else None
+        return None if entry is None else entry.st_ino
 
     def _twin_of(self, path: bytes, row: Row) -> int | None:
         """What of ours stands where a link is to be made: inode and size, for its change time will move with the
@@ -635,7 +645,7 @@ class FolderMerge:
         stored = self.plan.fingerprint(there)
         same_source = row is not None and (row.size, row.mtime_ns) == (facts.st_size, facts.st_mtime_ns)
         if row is not None and (row.digest is not None or (row.kind, row.state) == (states.SYMLINK, states.DONE)):
-            noted = row.mtime_ns if row.stored_mtime_ns is None else row.stored_mtime_ns
+            noted = row.noted_mtime_ns
             fits = there.st_mtime_ns == noted and (
                 row.stored == stored or (row.state == states.DONE and there.st_size == row.size)
             )
@@ -690,7 +700,7 @@ class FolderMerge:
         stored = stored_mtime_ns = None
         if digest is not None and old is not None and state in {states.JUDGE, states.CONFLICT}:
             stored = old.stored  # what stands there is not ours: what we know of ours is kept
-            stored_mtime_ns = old.mtime_ns if old.stored_mtime_ns is None else old.stored_mtime_ns
+            stored_mtime_ns = old.noted_mtime_ns
         elif there is not None:
             stored, stored_mtime_ns = self.plan.fingerprint(there), there.st_mtime_ns
         recipe = old.recipe if old is not None and digest is not None else plan.recipe

@@ -83,6 +83,11 @@ class Row(NamedTuple):
     recipe: int | None = None
 
     @property
+    def noted_mtime_ns(self) -> int:
+        """The modification time at the destination, as it was noted."""
+        return self.mtime_ns if self.stored_mtime_ns is None else self.stored_mtime_ns
+
+    @property
     def open(self) -> bool:
         """Is there something to do?"""
         return DONE < self.state < FAILED
