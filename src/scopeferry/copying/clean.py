@@ -22,7 +22,6 @@ from scopeferry.copying.record import FOLDER, Record, path_json
 from scopeferry.errors import ItemError, Refused, ScopeferryError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
-from scopeferry.kernel.digest import Digests
 from scopeferry.kernel.events import Event
 from scopeferry.kernel.journal import Journal, fingerprint
 from scopeferry.kernel.publish import Disk, Folders, Mark, system
@@ -30,7 +29,6 @@ from scopeferry.kernel.run import Result
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
 from scopeferry.sources.tree import TreeSource
-from scopeferry.stores.files import buffer
 
 BATCH, BATCH_S = 1000, 0.5  # names unlinked, and seconds gone by, before the records say so
 CHANGED, TOO_FEW, UNPROVED = "SF-513", "SF-514", "SF-512"
@@ -156,15 +154,7 @@ class SourceItem:
         """Nobody noted its identity, or it has moved: its bytes decide."""
         wanted = {want.item.algorithm or "": want.item.digest for want in wants}
         with self.source.open(here, self.key) as reader:
-            digests = Digests(tuple(wanted))
-            block, at = buffer(), 0
-            while got := reader.read_into(block, at):
-                digests.update(block[:got])
-                at += got
-                control.add(verified=got)
-                control.check()
-            reader.check()
-        found = digests.result()
+            found = reader.digest(tuple(wanted), control, copied=False)
         for want in wants:
             algorithm, digest = want.item.algorithm or "", want.item.digest or b""
             if found[algorithm] != digest:

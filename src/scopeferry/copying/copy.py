@@ -21,7 +21,6 @@ from scopeferry.copying.record import Record, action_after, path_json, xattrs_js
 from scopeferry.errors import Refused, ScopeferryError, SourceChanged, Temporary
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
-from scopeferry.kernel.digest import Digests
 from scopeferry.kernel.events import Event
 from scopeferry.kernel.journal import Journal, Row, fingerprint
 from scopeferry.kernel.publish import Folders, Mark, system
@@ -29,7 +28,7 @@ from scopeferry.kernel.run import Result
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
 from scopeferry.sources.tree import Ahead, is_recent
-from scopeferry.stores.files import StoredFile, apply_to_link, buffer
+from scopeferry.stores.files import StoredFile, apply_to_link
 from scopeferry.stores.store import Attributes, Entry, Upload
 
 WROTE = {"SF-204", "SF-206", "SF-209", "SF-211", "SF-212"}  # failures after a temporary file was made in the folder
@@ -203,17 +202,8 @@ def _read_source(
 ) -> tuple[dict[str, bytes], Mark, Attributes]:
     """The digests of a file of the source, its mark, and what is kept of it."""
     with order.source.open(here, key) as reader:
-        digests = Digests(algorithms)
-        block, at = buffer(), 0
-        while got := reader.read_into(block, at):
-            digests.update(block[:got])
-            at += got
-            control.add(copied=got)
-            control.check()
-        if at != reader.size:
-            raise SourceChanged(f"changed while it was read: {printable(key)}", path=key)
         attributes = reader.attributes()
-        return digests.result(), reader.check(), attributes
+        return reader.digest(algorithms, control), reader.check(), attributes
 
 
 class _Comparison:

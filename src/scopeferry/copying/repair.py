@@ -23,7 +23,6 @@ from scopeferry.copying.verify import METADATA
 from scopeferry.errors import ItemError, Refused, ScopeferryError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
-from scopeferry.kernel.digest import Digests
 from scopeferry.kernel.events import Event
 from scopeferry.kernel.journal import Journal, fingerprint
 from scopeferry.kernel.publish import Folders, Mark, system
@@ -31,9 +30,9 @@ from scopeferry.kernel.run import Result
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
 from scopeferry.sources.tree import SourceFile, TreeSource
-from scopeferry.stores.files import apply_attributes, buffer, set_aside
+from scopeferry.stores.files import apply_attributes, set_aside
 from scopeferry.stores.local import LocalStore
-from scopeferry.stores.store import Attributes, Entry, Prove, Reader, Upload
+from scopeferry.stores.store import Attributes, Entry, Prove, Upload
 
 if TYPE_CHECKING:
     from typing import Self
@@ -251,16 +250,9 @@ class _One:
     def _digest_of_source(self) -> bytes:
         algorithm = self.item.algorithm or ""
         with self._open() as reader:
-            digests = Digests((algorithm,))
-            block, at = buffer(), 0
-            while got := reader.read_into(block, at):
-                digests.update(block[:got])
-                at += got
-                self.control.check()
-            reader.check()
-        return digests.result()[algorithm]
+            return reader.file.digest((algorithm,), self.control)[algorithm]
 
-    def _open(self) -> Reader:
+    def _open(self) -> Recorded:
         try:
             return Recorded(self.healing.source.open(self.here, self.task.origin), self.item)
         except ItemError as error:

@@ -23,7 +23,7 @@ from scopeferry.copying.record import FOLDER, Record
 from scopeferry.errors import ItemError, Refused, ScopeferryError, Temporary
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
-from scopeferry.kernel.digest import DEFAULT, Digests
+from scopeferry.kernel.digest import DEFAULT
 from scopeferry.kernel.events import Event
 from scopeferry.kernel.journal import Journal
 from scopeferry.kernel.publish import Disk, Folders, Mark, system
@@ -31,7 +31,7 @@ from scopeferry.kernel.run import Result
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
 from scopeferry.sources.tree import OURS, Selection, TreeSource
-from scopeferry.stores.files import StoredFile, buffer
+from scopeferry.stores.files import StoredFile
 
 CHUNK = 4096  # names of a folder in memory at a time
 COARSE_NS, FINE_NS = 2_000_000_000, 1_000  # how far times may be off on FAT, and on network file systems
@@ -396,14 +396,7 @@ class _Look:
         assert source is not None
         try:
             with source.open(self.here, self.origin) as reader:
-                digests = Digests(algorithms)
-                block, at = buffer(), 0
-                while got := reader.read_into(block, at):
-                    digests.update(block[:got])
-                    at += got
-                    self.control.add(copied=got)
-                    self.control.check()
-                reader.check()
+                found = reader.digest(algorithms, self.control)
         except Refused as error:
             self.problems.append((error.code, f"at the source: {error}"))
             return None
@@ -419,7 +412,6 @@ class _Look:
             else:
                 self.problems.append((UNREADABLE if error.code != "SF-201" else SOURCE, f"at the source: {error}"))
             return None
-        found = digests.result()
         if not algorithms:
             return found
         algorithm = algorithms[0]

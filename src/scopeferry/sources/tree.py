@@ -17,7 +17,9 @@ from typing import Any, Self
 
 from scopeferry.errors import ItemError, Refused, SourceChanged, UsageError
 from scopeferry.kernel import publish
+from scopeferry.kernel.digest import Digests
 from scopeferry.kernel.publish import Disk, Folders, Mark, system
+from scopeferry.kernel.task import Control
 from scopeferry.logs import printable
 from scopeferry.stores.store import KEEP_DEFAULT, Attributes
 
@@ -147,6 +149,19 @@ class SourceFile:
             return system.read_into(self.fd, block, offset)
         except OSError as error:
             raise self.source.translated(error, self.path) from error
+
+    def digest(self, algorithms: Sequence[str], control: Control, *, copied: bool = True) -> dict[str, bytes]:
+        """The digests of all bytes, counted as `copied` or else as verified; raises as `read_into` and `check`."""
+        from scopeferry.stores.files import buffer  # a rerun with nothing to do reads nothing
+
+        digests, block, at = Digests(algorithms), buffer(), 0
+        while got := self.read_into(block, at):
+            digests.update(block[:got])
+            at += got
+            control.add(got if copied else 0, 0 if copied else got)
+            control.check()
+        self.check()
+        return digests.result()
 
     def attributes(self) -> Attributes:
         """What is kept beside the bytes."""
