@@ -28,10 +28,8 @@ def odd(ferry):
 
 def lines(ferry) -> list[list[dict]]:
     """The entries of each generation."""
-    found = []
-    for path in sorted(ferry.records.glob("*.jsonl")):
-        found.append([json.loads(line) for line in path.read_text().splitlines()][1:-1])
-    return found
+    paths = sorted(ferry.records.glob("*.jsonl"))
+    return [[json.loads(line) for line in path.read_text().splitlines()][1:-1] for path in paths]
 
 
 def left(entries: list[dict]) -> dict[str, tuple]:
