@@ -264,10 +264,13 @@ class _Comparison:
         if mark is None:
             mark, attributes = self._source_now()
         entry_mark, lost = order.store.set_right(self.there, self.stored, attributes or Attributes())
-        action = "adopted" if state == states.JUDGE or row.digest is None else "checked"
+        same = source is None or source[was_algorithm] == row.digest
+        action = "checked" if state != states.JUDGE and row.digest is not None and same else "adopted"
         digests = (
             {name: source[name] for name in order.store.digests} if source is not None else {working: wanted or b""}
         )
+        if action == "checked" and row.digest is not None:
+            digests.setdefault(was_algorithm, row.digest)
         kept_both = state == states.JUDGE and self.task.beside is not None
         told = f"kept both: {printable(self.key)}" if kept_both else None
         copied = Copied(action, mark, 1, lost, attributes, stored=self._elsewhere(), note=told)
@@ -616,13 +619,12 @@ class CopyLedger:
         details: dict[str, Any] = {}
         if isinstance(task, LinkItem):
             digest, digests = self._leader_digest(task)
-        if self.further is None:
-            self.further = [name for name in self.journal.manifest_algorithms() if name != order.store.digests[0]]
+        working = order.store.digests[0]
         if copied.action != "checked":  # a further digest does not outlive the bytes it was taken of
-            details |= {f"digest:{name}": None for name in self.further}
-        for name in order.store.digests[1:]:
-            if name in digests:
-                details[f"digest:{name}"] = digests[name]
+            details |= {f"digest:{name}": None for name in self._further()}
+        elif working in self._further():
+            details[f"digest:{working}"] = None
+        details |= {f"digest:{name}": found for name, found in digests.items() if name != working}
         if self.had_said is None:
             self.had_said = self.journal.has_detail(SAID)
         if self.had_said:
@@ -656,12 +658,20 @@ class CopyLedger:
         self._write_line(task, answer, copied, digests, now)
         return new, details
 
+    def _further(self) -> list[str]:
+        """The algorithms that a row may have a digest by beside its own."""
+        if self.further is None:
+            known = self.journal.further_algorithms()
+            used = [name for name in self.journal.manifest_algorithms() if name != self.order.store.digests[0]]
+            self.further = list(dict.fromkeys((*known, *used)))
+        return self.further
+
     def _leader_digest(self, task: LinkItem) -> tuple[bytes | None, dict[str, bytes]]:
         leader = self.journal.row(os.fsencode(task.leader))
         digest = leader.digest if leader is not None else None
         digests = {self.order.store.digests[0]: digest} if digest else {}
         head, _, name = os.fsencode(task.leader).rpartition(b"/")
-        for algorithm in self.order.store.digests[1:]:
+        for algorithm in dict.fromkeys((*self.order.store.digests[1:], *self._further())):
             found = self.journal.detail(head + b"/" if head else b"", name, f"digest:{algorithm}")
             if found:
                 digests[algorithm] = found

@@ -597,7 +597,8 @@ def _apply(journal: Journal, batch: list[Standing], further: set[str]) -> None:
                 journal.plan(_head(entry.path), ())
                 journal.note("as", [(_head(entry.path), entry.path.rpartition(b"/")[2], entry.stored)])
             continue
-        details: dict[str, Any] = {key: None for key in further if key == "as" or entry.action != "checked"}
+        old = further & {"as", f"digest:{entry.working}"} if entry.action == "checked" else further
+        details: dict[str, Any] = dict.fromkeys(old)
         for name, found in entry.digests.items():
             if name != entry.working:
                 details[f"digest:{name}"] = found

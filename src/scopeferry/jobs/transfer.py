@@ -553,6 +553,9 @@ class TransferJob:
                 del hashes[algorithm]
         if self.digests[0] not in hashes:
             hashes[self.digests[0]], _ = manifest.write(self.manifest_path, self.digests[0], ())
+        for name, path in manifest.of_folder(self.place.records).items():
+            if name not in hashes:  # of an earlier run: no file has such a digest any more
+                os.unlink(path)
         self.result.tree_digest = f"sha256:{hashes[self.digests[0]]}"
         self.result.manifest = self.manifest_path
         self.result.details["manifests"] = hashes

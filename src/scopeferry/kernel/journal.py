@@ -513,9 +513,14 @@ class Journal:
 
     def manifest_algorithms(self) -> list[str]:
         """The algorithms of which some file has a digest."""
-        further = [key[7:] for (key,) in self._db.execute("SELECT DISTINCT key FROM details WHERE key LIKE 'digest:%'")]
+        further = self.further_algorithms()
         used = {number for (number,) in self._db.execute("SELECT DISTINCT recipe FROM items WHERE digest IS NOT NULL")}
         return list(dict.fromkeys([name for number, name in self.algorithms().items() if number in used] + further))
+
+    def further_algorithms(self) -> list[str]:
+        """The algorithms of which some file has a digest beside its working one."""
+        found = self._db.execute("SELECT DISTINCT key FROM details WHERE key LIKE 'digest:%'")
+        return [key[7:] for (key,) in found]
 
     def manifest(self, algorithm: str) -> Iterator[tuple[bytes, bytes]]:
         """(path at the destination, digest) of each file whose digest by this algorithm is known, sorted by path
