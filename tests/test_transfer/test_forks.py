@@ -182,3 +182,35 @@ def test_a_rerun_that_looks_with_forks_counts_extras_and_names_what_vanished(tre
     assert found["extras"] == 1
     assert "SF-903" in {problem["code"] for problem in found["problems"]}
     assert found["skipped"] == FOLDERS * FILES - 1
+
+
+def test_what_changed_in_looked_at_folders_is_done_like_any_other(tree, state, tmp_path):
+    dst = tmp_path / "dst"
+    assert ferry(tree, dst)["returncode"] == 0
+    folders = sorted(tree.iterdir())
+    past = time.time() - 1800
+    for folder in folders:
+        (folder / "0.tif").write_bytes(os.urandom(6000))
+        (folder / "new.tif").write_bytes(os.urandom(100))
+        os.utime(folder / "0.tif", (past, past))
+        os.utime(folder / "new.tif", (past, past))
+    (folders[0] / "1.tif").unlink()
+    (folders[1] / "sub").mkdir()
+    (folders[1] / "sub" / "deep.tif").write_bytes(b"deep")
+    (dst / folders[2].name / "theirs.txt").write_text("an extra")
+    flipped = dst / folders[3].name / "2.tif"
+    was = flipped.stat()
+    flipped.write_bytes(os.urandom(5000))
+    os.utime(flipped, ns=(was.st_atime_ns, was.st_mtime_ns))
+    (dst / folders[4].name / "3.tif").unlink()
+    (folders[5] / "4.tif").chmod(0o600)
+    found = ferry(tree, dst)
+    assert found["returncode"] == 0
+    assert (found["replaced"], found["copied"], found["repaired"]) == (FOLDERS, FOLDERS + 2, 1)
+    assert found["extras"] == 1
+    assert {problem["code"] for problem in found["problems"]} == {"SF-902", "SF-903"}
+    (dst / folders[2].name / "theirs.txt").unlink()
+    (dst / folders[0].name / "1.tif").unlink()
+    assert same(tree, dst)
+    again = ferry(tree, dst)
+    assert (again["returncode"], again["replaced"], again["copied"], again["repaired"]) == (0, 0, 0, 0)

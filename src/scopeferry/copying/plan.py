@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from stat import S_ISDIR
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scopeferry.copying.order import stored_path
 from scopeferry.errors import ItemError, Refused, ScopeferryError
@@ -30,6 +30,9 @@ from scopeferry.kernel.publish import LARGE, Folders, system
 from scopeferry.logs import printable
 from scopeferry.sources.tree import OURS, Selection, TreeSource
 from scopeferry.stores.local import LocalStore
+
+if TYPE_CHECKING:
+    from scopeferry.copying.settled import Settled
 
 NOTHING = fingerprint(0, 0)  # where inode and change time are no evidence
 CHUNK = 4096  # entries of a folder in memory at a time
@@ -62,7 +65,8 @@ class Plan:
     """One walk. ``recipe`` is the id of what is kept, how names are mapped and which digests; iterate over `walk`.
 
     ``only`` is the name of the one file of the root that is wanted; ``again`` marks a second walk of the same run:
-    what failed in this run and has not changed since is left alone, and notes are not said twice.
+    what failed in this run and has not changed since is left alone, and notes are not said twice. ``source_only``: a
+    file that is settled and has not changed at the source is not looked at again at the destination.
     """
 
     source: TreeSource
@@ -77,6 +81,7 @@ class Plan:
     only: str | None = None
     again: bool = False
     may_fork: bool = False
+    source_only: bool = False
     totals: Totals = field(default_factory=Totals)
     unlisted: int = 0
     at: Folders | None = None
@@ -93,11 +98,8 @@ class Plan:
             self.at = there
             while stack:
                 path = stack.pop()
-                quiet = known.get(os.fsencode(path) + b"/" if path else b"") if known else None
-                if quiet is not None:
-                    yield self._pass(path, *quiet, stack)
-                else:
-                    yield from self._folder(path, here, there, stack, scratch)
+                quiet = known.pop(os.fsencode(path) + b"/" if path else b"", None) if known else None
+                yield from self._folder(path, here, there, stack, scratch, quiet)
             if self._has_links:
                 self._group_links(scratch)
             if self._visited < self.journal.folder_count():
@@ -108,35 +110,31 @@ class Plan:
         """The same plan with counts of its own."""
         return replace(self, totals=Totals())
 
-    def _settled(self) -> dict[bytes, tuple[int, int, int, list[str]]]:
+    def _settled(self) -> dict[bytes, Settled]:
         if not self.may_fork:
             return {}
         from scopeferry.copying.settled import settled
 
         return settled(self)
 
-    def _pass(self, path: str, count: int, size: int, extras: int, folders: list[str], stack: list[str]) -> Event:
-        """Take a settled folder as it was found."""
-        totals = self.totals
-        self._visited += 1
-        totals.folders += 1
-        totals.files += count
-        totals.done += count
-        totals.bytes += size
-        totals.done_bytes += size
-        totals.extras += extras
-        stack.extend(f"{path}/{name}" if path else name for name in sorted(folders, reverse=True))
-        return Event("found", path=path, items=count, bytes=size)
-
     # -- one folder ----------------------------------------------------------------------------------------------------
 
     def _folder(
-        self, path: str, here: Folders, there: Folders | None, stack: list[str], scratch: Any
+        self,
+        path: str,
+        here: Folders,
+        there: Folders | None,
+        stack: list[str],
+        scratch: Any,
+        quiet: Settled | None = None,
     ) -> Iterator[Event | None]:
         try:
             folder = here.open(path)
             facts = system.folder_stat(folder)
-            listing = system.scan(folder) if self.only is None else _OnlyOne(folder, self.only)
+            if quiet is not None:
+                listing = _Named.of(folder, quiet[4])
+            else:
+                listing = system.scan(folder) if self.only is None else _Named.one(folder, self.only)
         except (OSError, ScopeferryError) as error:
             self.unlisted += 1
             reason = getattr(error, "strerror", None) or str(error)
@@ -158,7 +156,12 @@ class Plan:
             yield _failed(path, self.store.translated(error, path).code, message, "folder")
             return
         self._visited += 1
-        yield from self._merge(path, folder, facts, listing, twin, stack, scratch)
+        if quiet is not None and twin is None:  # it has gone since it was looked at
+            quiet, listing = None, system.scan(folder)
+        if quiet is None:
+            yield from self._merge(path, folder, facts, listing, twin, stack, scratch)
+        else:
+            yield from self._rest(path, folder, facts, listing, twin, stack, scratch, quiet)
 
     def _merge(
         self, path: str, folder: Any, facts: os.stat_result, listing: Any, twin: Any, stack: list[str], scratch: Any
@@ -202,6 +205,41 @@ class Plan:
         totals.folders += 1
         totals.new_folders += twin is None
         yield Event("found", path=path, items=merge.count, bytes=merge.bytes)
+
+    def _rest(
+        self,
+        path: str,
+        folder: Any,
+        facts: os.stat_result,
+        listing: Any,
+        twin: Any,
+        stack: list[str],
+        scratch: Any,
+        quiet: Settled,
+    ) -> Iterator[Event]:
+        """A folder that has been looked at: what is settled is taken as it was found, the rest is judged."""
+        head = f"{path}/" if path else ""
+        prefix = os.fsencode(head)
+        merge = FolderMerge(self, path, head, folder, twin)
+        known = self.journal.folder_facts(prefix)
+        count, size, extras, folders, left = quiet
+        if left:
+            rows = self.journal.rows(prefix, map(os.fsencode, left))
+            merge.entries(listing.found, rows, scratch)
+            if merge.changed:
+                self.journal.plan(prefix, merge.changed)
+            yield from (event for event in merge.events if event.kind == "failed" or not self.again)
+            yield from self._vanished(prefix, rows, scratch)
+        self._note_folder(prefix, facts, twin, known)
+        totals = self.totals
+        totals.folders += 1
+        totals.files += count
+        totals.done += count
+        totals.bytes += size
+        totals.done_bytes += size
+        totals.extras += extras
+        stack.extend(head + name for name in sorted((*folders, *merge.folders), reverse=True))
+        yield Event("found", path=path, items=count + merge.count, bytes=size + merge.bytes)
 
     def _twins(self, merge: FolderMerge, prefix: bytes, entries: list[Any] | None, rows: dict[bytes, Any]) -> None:
         """Let `names` see all names of a folder: those that stand at the destination keep theirs."""
@@ -481,7 +519,9 @@ class FolderMerge:
             not selection.rules or selection.takes(self.head + entry.name)
         )
 
-    def entries(self, entries: list[Any], rows: dict[bytes, Any], scratch: Any) -> None:
+    def entries(  # noqa: C901  (the hot loop: in one piece)
+        self, entries: list[Any], rows: dict[bytes, Any], scratch: Any
+    ) -> None:
         """Look at these entries; rows that fit on both sides are skipped, the others are judged."""
         plan, twin = self.plan, self.twin
         source_steady, stored_steady, recipe = plan.source.disk.steady, plan.store.disk.steady, plan.recipe
@@ -489,6 +529,7 @@ class FolderMerge:
         plain = twin is not None and plan.names is None and selection is None and not plan.everything
         look = system.looker(twin) if plain else None
         known, code, errors = rows.pop, sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+        source_only = plan.source_only
         done = done_bytes = count = total = 0
         self.all = entries
         for entry in entries:
@@ -509,6 +550,10 @@ class FolderMerge:
                 mtime_ns = facts.st_mtime_ns
                 source = (facts.st_ino * INODE + facts.st_ctime_ns * TIME & MASK) - HALF if source_steady else NOTHING
                 if row[4] == mtime_ns and row[5] == source and facts.st_nlink == 1:
+                    if source_only:
+                        done += 1
+                        done_bytes += size
+                        continue
                     try:
                         there = look(name)
                     except OSError:
@@ -740,23 +785,43 @@ def _unlinked(folder: Any, name: str) -> bool:
     return True
 
 
-class _OnlyOne:
-    """A listing of one name."""
+class _Named:
+    """A listing of chosen names."""
 
-    def __init__(self, folder: Any, name: str) -> None:
-        self.name, self.facts = name, system.lstat(folder, name)
+    def __init__(self, found: list[_Looked]) -> None:
+        self.found = found
 
-    def __enter__(self) -> Iterator[_OnlyOne]:
-        return iter((self,))
+    @classmethod
+    def one(cls, folder: Any, name: str) -> _Named:
+        """Raises FileNotFoundError."""
+        return cls([_Looked(name, system.lstat(folder, name))])
 
-    def __iter__(self) -> Iterator[_OnlyOne]:
-        return iter((self,))
+    @classmethod
+    def of(cls, folder: Any, names: list[str]) -> _Named:
+        """Those of them that are there."""
+        found = []
+        for name in names:
+            try:
+                found.append(_Looked(name, system.lstat(folder, name)))
+            except FileNotFoundError:
+                continue
+        return cls(found)
+
+    def __enter__(self) -> Iterator[_Looked]:
+        return iter(self.found)
 
     def __exit__(self, *_: object) -> None:
         return
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+class _Looked(NamedTuple):
+    """One entry of it, as it was when it was listed."""
+
+    name: str
+    facts: os.stat_result
 
     def stat(self, *, follow_symlinks: bool) -> os.stat_result:
         """What it was when it was listed."""

@@ -1,7 +1,7 @@
-"""Folders in which nothing has changed on either side, found by several processes at once.
+"""What has not changed on either side, found by several processes at once.
 
-Only a first look for the walk of ``plan.py``, and by the same comparison: a folder that is not plainly settled is not
-in the result, and the walk looks at it as at any other.
+Only a first look for the walk of ``plan.py``, and by the same comparison: what is not plainly settled is left to the
+walk by name, and a folder that is not as the journal has it is not in the result; the walk looks at it as at any other.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from scopeferry.kernel.spread import can_fork, spread
 WORTH = 64  # folders; fewer are walked sooner than a fork is made
 MOST = 200_000
 
-Settled = tuple[int, int, int, list[str]]
-"""Items, bytes, extras at the destination, names of the folders in it."""
+Settled = tuple[int, int, int, list[str], list[str]]
+"""Settled items, their bytes, extras at the destination, names of the folders in it, names that are to be judged."""
 
 
 def settled(plan: Plan) -> dict[bytes, Settled]:
-    """The settled folders among those that the journal knows, by their path with a slash at its end."""
+    """What is settled in the folders that the journal knows, by their path with a slash at its end."""
     cores = min(len(os.sched_getaffinity(0)), 8) if hasattr(os, "sched_getaffinity") else 1
     plain = plan.names is None and plan.only is None and not (plan.selection.rules or plan.everything or plan.read_only)
     if not plain or cores < 2 or not WORTH <= plan.journal.folder_count() <= MOST or not can_fork():
@@ -37,14 +37,20 @@ def settled(plan: Plan) -> dict[bytes, Settled]:
 
 
 class _MovedError(Exception):
-    """Something is to be done or said in a folder."""
+    """Something is to be done or said in a folder beyond single items."""
 
 
 class _Look(FolderMerge):
-    """The merge of a folder that ends with the first item that is not settled."""
+    """The merge of a folder that leaves to the walk what is not settled."""
 
-    def _judge(self, *_: Any) -> None:
-        raise _MovedError
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.left: list[str] = []
+        self.left_bytes = 0
+
+    def _judge(self, name: str, _raw: bytes, facts: os.stat_result, *_: Any) -> None:
+        self.left.append(name)
+        self.left_bytes += facts.st_size
 
 
 def _look(plan: Plan, paths: list[bytes]) -> dict[bytes, Settled]:
@@ -66,8 +72,6 @@ def _look(plan: Plan, paths: list[bytes]) -> dict[bytes, Settled]:
 def _look_at(plan: Plan, journal: Journal, prefix: bytes, here: Folders, there: Folders) -> Settled:
     head = os.fsdecode(prefix)
     folder, twin = here.open(head.rstrip("/")), there.open(head.rstrip("/"))
-    if plan.folder_state(system.folder_stat(folder), twin, journal.folder_facts(prefix)) is not None:
-        raise _MovedError
     merge = _Look(plan, head.rstrip("/"), head, folder, twin)
     with system.scan(folder) as listing:
         entries = list(islice(listing, CHUNK + 1))
@@ -78,8 +82,10 @@ def _look_at(plan: Plan, journal: Journal, prefix: bytes, here: Folders, there: 
     if rows or merge.events:  # something vanished, or there is something to say
         raise _MovedError
     names = {entry.name for entry in entries}
+    if plan.source_only:
+        return merge.count - len(merge.left), merge.bytes - merge.left_bytes, 0, merge.folders, merge.left
     with system.scan(twin) as listing:
         extra = [entry.name for entry in listing if entry.name not in names]
     if any(publish.part_hash(name) is not None for name in extra):
         raise _MovedError
-    return merge.count, merge.bytes, len(extra), merge.folders
+    return merge.count - len(merge.left), merge.bytes - merge.left_bytes, len(extra), merge.folders, merge.left

@@ -460,42 +460,18 @@ class Journal:
         return {state: (count, size) for state, count, size in found}
 
     def entries(self, prefix: bytes = b"", states: tuple[int, ...] | None = None) -> Iterator[tuple[bytes, Row]]:
-        """(path, row) of all items in the order of their path's bytes, whatever the order of folders; memory stays
-        flat.
+        """(path, row) of all items in the order of their path's bytes, as they stand now; SQLite sorts, on disk if need
+        be.
 
-        ``a.b`` sorts between ``a`` and ``a/``, so no listing has this order. Folders come sorted; a stack holds the
-        open ones.
+        ``a.b`` sorts between ``a`` and ``a/``, so no listing has this order.
         """
-        folders = self._paged("SELECT path, id FROM folders WHERE path > ? ORDER BY path LIMIT ?", b"")
-        stack: list[tuple[bytes, Iterator[tuple[Any, ...]], tuple[Any, ...] | None]] = []
-
-        def push(path: bytes, folder: int) -> None:
-            names = self._names(folder)
-            stack.append((path, names, next(names, None)))
-
-        def emit(path: bytes, limit: bytes | None) -> Iterator[tuple[bytes, Row]]:
-            path, names, head = stack.pop()
-            while head is not None and (limit is None or path + head[0] < limit):
-                full = path + head[0]
-                if full.startswith(prefix) and (states is None or head[2] in states):
-                    yield full, Row._make(head)
-                head = next(names, None)
-            if limit is not None:
-                stack.append((path, names, head))
-
-        root = self.folder_id(b"")
-        if root is None:
-            return
-        push(b"", root)
-        for path, folder in folders:
-            if prefix and not (path.startswith(prefix) or prefix.startswith(path)):
-                continue
-            while not path.startswith(stack[-1][0]):
-                yield from emit(stack[-1][0], None)
-            yield from emit(stack[-1][0], path)
-            push(path, folder)
-        while stack:
-            yield from emit(stack[-1][0], None)
+        where = "" if states is None else f"AND i.state IN ({','.join(map(str, states))})"
+        columns = ", ".join(f"i.{column}" for column in _COLUMNS.split(", "))
+        found = self._db.execute(
+            f"SELECT CAST(f.path || i.name AS BLOB) AS full, {columns} FROM items i JOIN folders f ON f.id = i.folder "
+            f"WHERE substr(full, 1, ?) = ? {where} ORDER BY full", (len(prefix), prefix),
+        )  # fmt: skip
+        return ((path, Row._make(row)) for path, *row in found)
 
     def _names(self, folder: int) -> Iterator[tuple[Any, ...]]:
         return self._paged(
@@ -524,26 +500,20 @@ class Journal:
 
     def manifest(self, algorithm: str) -> Iterator[tuple[bytes, bytes]]:
         """(path at the destination, digest) of each file whose digest by this algorithm is known, sorted by path
-        bytes.
+        bytes, as they stand now.
         """
-        algorithms = self.algorithms()
-        further = self.has_detail(f"digest:{algorithm}")
-        renamed = self.details("as")
-        found = self._digests(algorithm, algorithms, further=further, renamed=renamed)
-        return self._sorted(found) if renamed else found
-
-    def _digests(
-        self, algorithm: str, algorithms: dict[int, str], *, further: bool, renamed: dict[tuple[bytes, bytes], bytes]
-    ) -> Iterator[tuple[bytes, bytes]]:
-        for path, row in self.entries():
-            if row.kind == SYMLINK:
-                continue
-            digest = row.digest if algorithms.get(row.recipe or 0) == algorithm else None
-            if further and digest is None:
-                digest = self.detail(path[: len(path) - len(row.name)], row.name, f"digest:{algorithm}")
-            if digest is not None:
-                folder = path[: len(path) - len(row.name)]
-                yield renamed.get((folder, row.name), path) if renamed else path, digest
+        recipes = ",".join(str(number) for number, name in self.algorithms().items() if name == algorithm) or "NULL"
+        path, digest, joins = "f.path || i.name", f"CASE WHEN i.recipe IN ({recipes}) THEN i.digest END", ""
+        if self.has_detail("as"):
+            path = f"COALESCE(a.value, {path})"
+            joins += "LEFT JOIN details a ON a.folder = i.folder AND a.name = i.name AND a.key = 'as' "
+        if self.has_detail(f"digest:{algorithm}"):
+            digest = f"COALESCE({digest}, d.value)"
+            joins += f"LEFT JOIN details d ON d.folder = i.folder AND d.name = i.name AND d.key = 'digest:{algorithm}'"
+        return self._db.execute(
+            f"SELECT CAST({path} AS BLOB) AS full, {digest} AS found FROM items i JOIN folders f ON f.id = i.folder "
+            f"{joins} WHERE i.kind != {SYMLINK} AND found IS NOT NULL ORDER BY full"
+        )
 
     def losses(self) -> dict[str, int]:
         """Kind -> how many items of the copy lack it."""
@@ -556,15 +526,6 @@ class Journal:
     def has_detail(self, key: str) -> bool:
         """Has some item a detail of this kind?"""
         return self._db.execute("SELECT 1 FROM details WHERE key=? LIMIT 1", (key,)).fetchone() is not None
-
-    def _sorted(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        """Some names are mapped, so the order of the rows is not that of the stored paths: SQLite sorts, on disk if
-        need be.
-        """
-        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS ordered (path BLOB PRIMARY KEY, digest BLOB) WITHOUT ROWID")
-        self._db.execute("DELETE FROM ordered")
-        self._db.executemany("INSERT OR REPLACE INTO ordered VALUES (?, ?)", found)
-        return self._paged("SELECT path, digest FROM ordered WHERE path > ? ORDER BY path LIMIT ?", b"")
 
     # -- names of folders too large for memory, hard links -------------------------------------------------------------
 
