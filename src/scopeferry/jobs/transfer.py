@@ -379,6 +379,7 @@ class TransferJob:
             self.only,
             again,
             self.may_fork,
+            source_only=again,
         )
 
     def _found(self, plan: Plan, *, first: bool) -> None:
