@@ -217,13 +217,15 @@ class _Comparison:
     def settle(self) -> tuple[Upload, dict[str, Any]] | Outcome:
         if self.row.kind == states.SYMLINK:
             return self._symlink()
-        state = self.row.state
+        state, order = self.row.state, self.order
         if state == states.COPY:
             return self._upload(None, "copied")
         there = self._there()
         if there is None:
             return self._upload(None, "copied")
         if state == states.REPLACE:
+            if order.tends and not self._is_still(there):
+                return self._upload(there, "replaced", was=self._digest_was(), heal=True, note=self._healed())
             self._still(there)
             return self._upload(there, "replaced", was=self._digest_was())
         if state == states.JUDGE and there.size != self.row.size and self.row.digest is None:
@@ -257,10 +259,8 @@ class _Comparison:
             if state == states.JUDGE:
                 return self._foreign(there, found)
             damaged = source is None or row.digest in {None, source[was_algorithm]}
-            note = f"healed: {printable(self.key)} differed at the destination; what was found is in {order.set_aside}"
-            return self._upload(
-                there, "repaired" if damaged else "replaced", was=self._hex(found), heal=True, note=note
-            )
+            action = "repaired" if damaged else "replaced"
+            return self._upload(there, action, was=self._hex(found), heal=True, note=self._healed())
         if mark is None:
             mark, attributes = self._source_now()
         entry_mark, lost = order.store.set_right(self.there, self.stored, attributes or Attributes())
@@ -281,7 +281,7 @@ class _Comparison:
 
     def _replace_ours(self, there: Mark) -> tuple[Upload, dict[str, Any]]:
         """What stands there was read, and is our earlier version."""
-        if self.row.size < there.size and self.order.policy != "replace":
+        if self.row.size < there.size and not (self.order.tends or self.order.policy == "replace"):
             message = f"the source has become shorter than our copy: {printable(self.key)}"
             raise Refused(message, code="SF-503", path=self.key)
         return self._upload(there, "replaced", was=self._digest_was())
@@ -410,11 +410,18 @@ class _Comparison:
             )
         return publish.mark(entry, steady=self.order.store.disk.steady)
 
-    def _still(self, there: Mark) -> None:
+    def _healed(self) -> str:
+        where = self.order.set_aside
+        return f"healed: {printable(self.key)} differed at the destination; what was found is in {where}"
+
+    def _is_still(self, there: Mark) -> bool:
         """Is what stands there what the plan saw?"""
         steady = self.order.store.disk.steady
         seen = fingerprint(there.inode, there.ctime_ns, there.size) if steady else fingerprint(0, 0, there.size)
-        if seen != self.row.stored or there.mtime_ns != self.row.noted_mtime_ns:
+        return seen == self.row.stored and there.mtime_ns == self.row.noted_mtime_ns
+
+    def _still(self, there: Mark) -> None:
+        if not self._is_still(there):
             raise Refused(
                 f"somebody wrote this at the destination meanwhile: {printable(self.key)}", code="SF-501", path=self.key
             )

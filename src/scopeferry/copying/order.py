@@ -15,7 +15,8 @@ from scopeferry.stores.store import Prove
 @dataclass(frozen=True, slots=True)
 class Order:
     """What all items of a run have in common; picklable. ``set_aside``: folder below the record folder for what is
-    healed.
+    healed. ``tends``: nobody else works in the copy, so what is ours and differs there is healed, and a source that
+    became shorter is followed.
     """
 
     source: TreeSource
@@ -26,6 +27,7 @@ class Order:
     set_aside: str
     names: Any = None
     algorithms: dict[int, str] = field(default_factory=dict)
+    tends: bool = False
 
 
 def stored_path(journal: Journal, names: Any, path: bytes) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from stat import S_ISDIR
@@ -66,7 +66,8 @@ class Plan:
 
     ``only`` is the name of the one file of the root that is wanted; ``again`` marks a second walk of the same run:
     what failed in this run and has not changed since is left alone, and notes are not said twice. ``source_only``: a
-    file that is settled and has not changed at the source is not looked at again at the destination.
+    file that is settled and has not changed at the source is not looked at again at the destination. ``tends``: as in
+    `Order`. ``gone`` is told of each item of ours whose source is not there any more.
     """
 
     source: TreeSource
@@ -82,6 +83,8 @@ class Plan:
     again: bool = False
     may_fork: bool = False
     source_only: bool = False
+    tends: bool = False
+    gone: Callable[[bytes, Any], None] | None = None
     totals: Totals = field(default_factory=Totals)
     unlisted: int = 0
     at: Folders | None = None
@@ -357,6 +360,9 @@ class Plan:
                 continue
             if row[2] == states.DONE or row[8] is not None:
                 self.totals.kept += 1
+                if self.gone is not None:
+                    self.gone(prefix + raw, row)
+                    continue
                 if self.totals.kept == 1:
                     yield Event(
                         "note",
@@ -619,6 +625,9 @@ class FolderMerge:
             self._settle(raw, facts, source, states.FAILED, old, None)
             self.events.append(_failed(path, error.code, str(error), "link" if stat.S_ISLNK(mode) else "file"))
             return
+        if plan.tends and there is None and old is not None and old.state == states.DONE:
+            text = f"healed: {printable(path)} was gone at the destination"
+            self.events.append(_note(path, "SF-902", text))
         kind = states.SYMLINK if stat.S_ISLNK(mode) else states.FILE
         state, code = self._verdict(facts, source, old, there)
         if old is not None and old.digest is not None and state in MAYBE_BESIDE and plan.policy != "replace":
@@ -683,6 +692,7 @@ class FolderMerge:
     ) -> tuple[int, str]:
         """The state of an item, and the problem code of a conflict."""
         plan = self.plan
+        follows = plan.tends or plan.policy == "replace"
         if there is None:
             return states.COPY, ""
         if stat.S_IFMT(there.st_mode) != stat.S_IFMT(facts.st_mode):
@@ -696,7 +706,7 @@ class FolderMerge:
             )
             if fits:
                 if not same_source or (row.state != states.DONE and facts.st_size != there.st_size):
-                    if facts.st_size < there.st_size and plan.policy != "replace":
+                    if facts.st_size < there.st_size and not follows:
                         return states.CONFLICT, "SF-503"
                     return (states.REPLACE if row.stored == stored else states.CHECK), ""
                 if row.state != states.DONE or row.recipe != plan.recipe or plan.everything:
@@ -709,9 +719,11 @@ class FolderMerge:
                 if row.source == source:
                     return states.CHECK_STORED, ""
                 return (states.CHECK_SOURCE if row.stored == stored else states.CHECK), ""
+            if plan.tends:
+                return states.CHECK, ""
         planned_by_us = row is not None and row.open and row.state != states.JUDGE
         if planned_by_us and row is not None and (there.st_size, there.st_mtime_ns) == (row.size, row.mtime_ns):
-            if facts.st_size < there.st_size and plan.policy != "replace":
+            if facts.st_size < there.st_size and not follows:
                 return states.CONFLICT, "SF-503"
             return states.CHECK, ""  # in flight when a run was killed
         if facts.st_size != there.st_size and plan.policy == "refuse" and not stat.S_ISLNK(facts.st_mode):

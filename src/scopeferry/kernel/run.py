@@ -40,11 +40,15 @@ class Ledger(Protocol):
 
 @dataclass(slots=True)
 class Line:
-    """One target of a run: its tasks (``None``: nothing ready now), its ledger, and how its keys begin."""
+    """One target of a run: its tasks (``None``: nothing ready now), its ledger, and how its keys begin.
+
+    ``control``: its own, where one target may be stopped while the others go on; its tasks then end by themselves.
+    """
 
     tasks: Iterator[Task | None]
     ledger: Ledger
     prefix: str = ""
+    control: Control | None = None
 
 
 def run(
@@ -56,13 +60,14 @@ def run(
     batch_bytes: int = BATCH_BYTES,
     batch_items: int = BATCH_ITEMS,
     retries: int = 0,
+    tick_s: float = TICK_S,
 ) -> Iterator[Event | None]:
-    """Run all tasks of all lines; yields what happened, and ``None`` as a tick at least every 50 ms.
+    """Run all tasks of all lines; yields what happened, and ``None`` as a tick at least every `tick_s`.
 
     Items that failed as retryable are tried `retries` times more, at the end. When `control` is stopped no new batch
     goes out, what is in flight comes back and is settled. Raises what a ledger raises; never raises for an item.
     """
-    runner = _Runner(executor, slots, control, batch_bytes, batch_items)
+    runner = _Runner(executor, slots, control, batch_bytes, batch_items, tick_s)
     again: list[tuple[Line, Task]] = []
     for round_ in range(retries + 1):
         active = deque(lines) if round_ == 0 else deque(_lines_of(again))
@@ -76,7 +81,7 @@ def _lines_of(again: list[tuple[Line, Task]]) -> list[Line]:
     by_line: dict[int, tuple[Line, list[Task]]] = {}
     for line, task in again:
         by_line.setdefault(id(line), (line, []))[1].append(task)
-    return [Line(iter(tasks), line.ledger, line.prefix) for line, tasks in by_line.values()]
+    return [Line(iter(tasks), line.ledger, line.prefix, line.control) for line, tasks in by_line.values()]
 
 
 def run_batch(tasks: Sequence[Task], control: Control) -> list[Outcome | Failure]:
@@ -95,9 +100,11 @@ def run_batch(tasks: Sequence[Task], control: Control) -> list[Outcome | Failure
 
 
 class _Runner:
-    def __init__(self, executor: Executor, slots: int, control: Control, batch_bytes: int, batch_items: int) -> None:
+    def __init__(
+        self, executor: Executor, slots: int, control: Control, batch_bytes: int, batch_items: int, tick_s: float
+    ) -> None:
         self.executor, self.slots, self.control = executor, slots, control
-        self.batch_bytes, self.batch_items = batch_bytes, batch_items
+        self.batch_bytes, self.batch_items, self.tick_s = batch_bytes, batch_items, tick_s
         self.done: SimpleQueue[tuple[Line, list[Task], Future[Any]]] = SimpleQueue()
         self.batches = self.items = 0
         self.kept: dict[int, Task] = {}  # id(line) -> a task that did not fit into its last batch
@@ -133,7 +140,7 @@ class _Runner:
             idle = 0
             self.batches += 1
             self.items += len(batch)
-            future = self.executor.submit(run_batch, batch, self.control)
+            future = self.executor.submit(run_batch, batch, line.control or self.control)
             future.add_done_callback(lambda f, line=line, batch=batch: self.done.put((line, batch, f)))  # type: ignore[misc]
         return bool(active) and idle >= len(active)
 
@@ -160,7 +167,7 @@ class _Runner:
 
     def _collect(self, again: list[tuple[Line, Task]] | None) -> bool:
         """Take what has come back; wait a tick if nothing has. True if something had."""
-        wait = TICK_S if self.batches else 0
+        wait = self.tick_s if self.batches else 0
         answered = False
         while self.batches:
             try:

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -34,12 +34,15 @@ class TreeSource:
     """A finished tree below `root`; picklable.
 
     ``keep``: what is read beside the bytes. ``identity``: (device, inode) of the root when the run began.
+    ``in_place``: is this path written under its final name? Then, or where nobody knows, what is dirty is written back
+    first.
     """
 
     root: str
     disk: Disk
     keep: frozenset[str] = KEEP_DEFAULT
     identity: tuple[int, int] | None = None
+    in_place: Callable[[str], bool] | None = None
 
     def folders(self) -> Folders:
         """The folders of the tree, opened as they are needed."""
@@ -119,7 +122,8 @@ class SourceFile:
         self.size = self.stat.st_size
         if _identity(self.stat) != _identity(before):
             raise SourceChanged(f"changed while it was opened: {printable(path)}", path=path)
-        if source.disk.steady and time.time_ns() - max(self.stat.st_mtime_ns, self.stat.st_ctime_ns) < RECENT_NS:
+        recent = time.time_ns() - max(self.stat.st_mtime_ns, self.stat.st_ctime_ns) < RECENT_NS
+        if source.disk.steady and recent and (source.in_place is None or source.in_place(path)):
             system.write_back(fd)
 
     def __enter__(self) -> Self:

@@ -46,6 +46,7 @@ class LocalStore:
     root must have.
     ``records``: where what is replaced is set aside. ``attempt``: 8 hex digits in the temporary names of this run.
     ``mtime_step_ns``: the step of its times. ``lacks``: kinds of ``--keep`` that the file system does not have.
+    ``waits_at_moving``: is a source that changes tried again here, after a pause? (Else by whoever plans.)
     """
 
     root: str
@@ -58,6 +59,7 @@ class LocalStore:
     attempt: str = "00000000"
     mtime_step_ns: int = 1
     lacks: frozenset[str] = frozenset()
+    waits_at_moving: bool = True
 
     # -- Store ---------------------------------------------------------------------------------------------------------
 
@@ -87,7 +89,7 @@ class LocalStore:
                     control.done_waiting("room")
                     control.done_waiting("destination")
                     continue
-                wait = _another_try(answer, tries[index])
+                wait = _another_try(answer, tries[index], moving=self.waits_at_moving)
                 if wait is None or control.stopped:
                     answers[index] = Failure.of(uploads[index].key, answer, retryable=isinstance(answer, SourceChanged))
                 else:
@@ -271,10 +273,10 @@ def _hard_link(source: Any, from_name: str, folder: Any, name: str) -> None:
         system.hard_link(source, from_name, folder, name)
 
 
-def _another_try(error: ScopeferryError, tries: int) -> float | None:
+def _another_try(error: ScopeferryError, tries: int, *, moving: bool) -> float | None:
     """Seconds to wait before the next try; None if there is to be none."""
     if isinstance(error, SourceChanged):
-        return CHANGED_WAITS_S[tries - 1] if tries <= len(CHANGED_WAITS_S) else None
+        return CHANGED_WAITS_S[tries - 1] if moving and tries <= len(CHANGED_WAITS_S) else None
     if isinstance(error, FullError | GoneError):
         return 0.0
     if isinstance(error, ProofError | FlushError):
