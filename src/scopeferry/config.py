@@ -27,7 +27,16 @@ KEEP_DEFAULT = KEEP[:6]
 CONFLICT = ("refuse", "replace", "keep-both")
 EXECUTORS = ("threads",)
 NAMES = ("refuse", "percent")
+WRITERS = (
+    "auto", "tensorstore", "zarr-python", "zarr-python-3.0", "iohub", "zarrs", "acquire-zarr", "ome-writers",
+    "scopeferry", "generic",
+)  # fmt: skip
+EXPECT = ("auto", "dense", "sparse")
+WATCH = ("auto", "scan", "events")
+STALE = ("aside", "keep")
+GENTLE = ("auto", "off")
 MAX_WORKERS = 64
+MAX_S = 365 * 86400.0
 
 FILE = "scopeferry.toml"
 PREFIX = "SCOPEFERRY_"
@@ -37,7 +46,9 @@ _DURATION = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?"
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 _SIZE = r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?(?:/s)?"
 _SIZE_POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_SWITCH = dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True) | dict.fromkeys(
+    ("false", "f", "no", "n", "off", "0"), False
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +187,15 @@ def whole(value: Any) -> int:
 
 
 def switch(value: Any) -> bool:
-    """A yes or no.
+    """A yes or no, in any case.
 
-    >>> switch("no"), switch(True)
-    (False, True)
+    >>> switch("no"), switch(True), switch("T")
+    (False, True, True)
     """
     if isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.lower() in _SWITCH:
-        return _SWITCH[value.lower()]
+    if isinstance(value, str) and value.strip().lower() in _SWITCH:
+        return _SWITCH[value.strip().lower()]
     raise UsageError(f"neither true nor false: {value!r}", code="SF-105")
 
 
@@ -206,6 +217,25 @@ def _seconds(value: Any) -> float:
     return duration_s(value if isinstance(value, str) else str(value))
 
 
+def time_s(low: float = 0.0, high: float = MAX_S) -> Callable[[Any], float]:
+    """A reader of durations, or numbers of seconds, within bounds.
+
+    >>> time_s()("500ms"), time_s()(".5"), time_s()(2)
+    (0.5, 0.5, 2.0)
+    """
+
+    def read(value: Any) -> float:
+        try:
+            seconds = float(value if type(value) in {int, float} else text(value))
+        except ValueError:
+            seconds = duration_s(value)
+        if not low <= seconds <= high:
+            raise UsageError(f"{value!r} is not between {low:g} s and {high:g} s", code="SF-105")
+        return seconds
+
+    return read
+
+
 def _rate(value: Any) -> float:
     number = float(value) if type(value) in {int, float} else float(size_bytes(text(value)))
     if not 0 < number < 1e18:
@@ -222,6 +252,28 @@ def _kinds(value: Any) -> tuple[str, ...]:
     return tuple(map(one_of(KEEP), words(value)))
 
 
+def _read_back(value: Any) -> str:
+    if value == "all":
+        raise UsageError("'all' is none of full, none, sample:P% (0 < P <= 100)", code="SF-105")
+    return _proof(value)
+
+
+def _rules(value: Any) -> tuple[str, ...]:
+    """One rule, or a list of them: their grammar is that of ``sources/finish.py``."""
+    rules = tuple(map(text, value)) if isinstance(value, list | tuple) else (text(value),)
+    if not rules:
+        raise UsageError("an empty list of rules", code="SF-105")
+    return rules
+
+
+def at_least_1(value: Any) -> int:
+    """A whole number from 1 on."""
+    number = whole(value)
+    if number < 1:
+        raise UsageError(f"{number} is less than 1", code="SF-105")
+    return number
+
+
 #: section -> key, as in a file and behind ``--`` -> what reads a value; reading twice changes nothing.
 SECTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "transfer": {
@@ -230,9 +282,31 @@ SECTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "strict": switch, "names": one_of(NAMES), "parents": switch, "limit": _rate, "patience": _seconds,
         "journal": text, "records": text, "interval": _seconds,
     },
+    "live": {
+        "workers": _workers, "nprocs": at_least_1, "sleep-time": time_s(), "wait-for-source": switch,
+        "finish": _rules, "settle": time_s(), "expect": text, "writer": one_of(WRITERS), "writer-pid": at_least_1,
+        "watch": one_of(WATCH), "scan-interval": time_s(0.01, 3600), "limit": _rate, "gentle": one_of(GENTLE),
+        "verify": _read_back, "on-conflict": one_of(CONFLICT[:2]), "stale": one_of(STALE), "patience": time_s(),
+        "include": words, "exclude": words, "journal": text, "records": text, "interval": _seconds,
+    },
+}  # fmt: skip
+#: What holds where nobody says anything; of `transfer`, the defaults of TransferSettings do.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "transfer": {"interval": 30.0},
+    "live": {
+        "workers": 4, "nprocs": None, "sleep-time": 0.0, "wait-for-source": True, "finish": ("auto",), "settle": 10.0,
+        "expect": "auto", "writer": "auto", "writer-pid": None, "watch": "auto", "scan-interval": 0.5, "limit": None,
+        "gentle": "auto", "verify": "full", "on-conflict": "refuse", "stale": "aside", "patience": None, "select": (),
+        "journal": None, "records": None, "interval": 30.0,
+    },
 }  # fmt: skip
 _FIELDS = {"on-conflict": "on_conflict", "patience": "patience_s"}
-_DEFAULTS = {"interval": 30.0}
+_ONE_OF_TWO = {"workers": "nprocs", "nprocs": "workers"}  # two ways to say one thing: the last said holds
+
+
+def read(section: str, key: str, value: Any) -> Any:
+    """A value given in Python, as the flag of that name would give it; raises UsageError (SF-105)."""
+    return _parsed(SECTIONS[section][key], value, f"--{key}", "SF-105")
 
 
 def flag(option: str, value: str | None, read: Callable[[str], Any], default: Any = None) -> Any:
@@ -270,11 +344,14 @@ class Configured:
 
     values: Mapping[str, Any]
     origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    section: str = "transfer"
 
     def get(self, key: str) -> Any:
         """A value, or its default."""
-        default = getattr(TransferSettings(), _FIELDS.get(key, key), None)
-        return self.values.get(key, _DEFAULTS.get(key, default))
+        default = DEFAULTS[self.section].get(key)
+        if default is None and self.section == "transfer":
+            default = getattr(TransferSettings(), _FIELDS.get(key, key), None)
+        return self.values.get(key, default)
 
     def place(self, key: str) -> str:
         """Where a value came from."""
@@ -289,8 +366,8 @@ class Configured:
 def fold(section: str, found: Iterable[Setting]) -> Configured:
     """The values that hold when these settings were given, lowest layer first. Raises UsageError naming the place.
 
-    ``include``, ``exclude``, ``keep`` and ``no-keep`` add to what lower layers say; others replace it. ``digest`` may
-    be given several times in one layer.
+    ``include``, ``exclude``, ``keep`` and ``no-keep`` add to what lower layers say; others replace it. ``digest`` and
+    ``finish`` may be given several times in one layer.
     """
     values: dict[str, Any] = {}
     origins: dict[str, tuple[str, ...]] = {}
@@ -304,12 +381,14 @@ def fold(section: str, found: Iterable[Setting]) -> Configured:
         elif key in {"keep", "no-keep"}:
             kept = values.get("keep", frozenset(KEEP_DEFAULT))
             name, value = "keep", kept.union(value) if key == "keep" else kept.difference(value)
-        elif key == "digest" and layer_of.get(key) == layer:
+        elif key in {"digest", "finish"} and layer_of.get(key) == layer:
             value = (*values[key], *value)
+        elif other := _ONE_OF_TWO.get(key) if section == "live" else None:
+            values.pop(other, None)
         if name in {"select", "keep"} or layer_of.get(name) == layer:
             more = origins.get(name, ())
         values[name], origins[name], layer_of[name] = value, tuple(dict.fromkeys((*more, place))), layer
-    return Configured(values, origins)
+    return Configured(values, origins, section)
 
 
 # -- files and environment ---------------------------------------------------------------------------------------------
