@@ -16,7 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from scopeferry.cli import options
 from scopeferry.cli.main import COMMANDS, is_there
-from scopeferry.config import CONFLICT, EXECUTORS, KEEP, NAMES, SECTIONS, Configured, variables
+from scopeferry.config import (
+    CONFLICT,
+    EXECUTORS,
+    EXPECT,
+    GENTLE,
+    KEEP,
+    NAMES,
+    SECTIONS,
+    STALE,
+    WATCH,
+    WRITERS,
+    Configured,
+    variables,
+)
 from scopeferry.errors import CODES
 from scopeferry.kernel.digest import ALGORITHMS
 
@@ -99,6 +112,24 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+VALUES_OF = {
+    "live": {
+        "verify": "`full`, `sample:P%`, `none`",
+        "nprocs": "1 and more",
+        "sleep-time": "a time",
+        "wait-for-source": "`true`, `false`, and their like",
+        "finish": "rules",
+        "settle": "a time",
+        "expect": " ".join(f"`{name}`" for name in EXPECT) + ", a file",
+        "writer": " ".join(f"`{name}`" for name in WRITERS),
+        "writer-pid": "a process",
+        "watch": " ".join(f"`{name}`" for name in WATCH),
+        "scan-interval": "a time, 10 ms to 1 h",
+        "gentle": " ".join(f"`{name}`" for name in GENTLE),
+        "on-conflict": " ".join(f"`{name}`" for name in CONFLICT[:2]),
+        "stale": " ".join(f"`{name}`" for name in STALE),
+    },
+}
 VALUES = {
     "verify": "`full`, `all`, `sample:P%`, `none`",
     "digest": " ".join(f"`{name}`" for name in ALGORITHMS),
@@ -124,7 +155,6 @@ def settings_page() -> Iterator[str]:
     """Every setting: where it can stand, what it may be, what it is if nobody says anything."""
     yield from ("# Settings", "", GENERATED, "")
     yield from SETTINGS_HEAD.strip().splitlines()
-    meant = {**{name: text for name, (_, text) in options.VALUES.items()}, **options.SWITCHES}
     by_key = {place: name for name, place in variables().items()}
     for section, keys in SECTIONS.items():
         yield from (
@@ -135,7 +165,9 @@ def settings_page() -> Iterator[str]:
             "|---|---|---|---|---|",
         )
         for key in keys:
-            cells = (f"`{key}`", meant[key].replace("%%", "%"), VALUES[key], _default(key), f"`{by_key[section, key]}`")
+            meant = options.meaning(section, key)[1].replace("%%", "%")
+            values = VALUES_OF.get(section, {}).get(key) or VALUES[key]
+            cells = (f"`{key}`", meant, values, _default(section, key), f"`{by_key[section, key]}`")
             yield f"| {' | '.join(map(_cell, cells))} |"
 
 
@@ -165,8 +197,8 @@ exclude = ["*.tmp", "previews/"]
 """
 
 
-def _default(key: str) -> str:
-    value = Configured({}).get("select" if key in {"include", "exclude"} else key)
+def _default(section: str, key: str) -> str:
+    value = Configured({}, {}, section).get("select" if key in {"include", "exclude"} else key)
     if key == "no-keep":
         return ""
     if value is None:

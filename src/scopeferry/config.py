@@ -230,10 +230,15 @@ def time_s(low: float = 0.0, high: float = MAX_S) -> Callable[[Any], float]:
         except ValueError:
             seconds = duration_s(value)
         if not low <= seconds <= high:
-            raise UsageError(f"{value!r} is not between {low:g} s and {high:g} s", code="SF-105")
+            raise UsageError(f"{value!r} is not between {_shown_s(low)} and {_shown_s(high)}", code="SF-105")
         return seconds
 
     return read
+
+
+def _shown_s(seconds: float) -> str:
+    units = ((unit, per) for unit, per in reversed(_DURATION_S.items()) if unit and seconds >= per)
+    return next((f"{seconds / per:g}{unit}" for unit, per in units), "0s")
 
 
 def _rate(value: Any) -> float:

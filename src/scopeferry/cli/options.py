@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from scopeferry.config import FLAGS, Configured, Setting, find, fold, nearest
+from scopeferry.config import FLAGS, WRITERS, Configured, Setting, find, fold, nearest
 from scopeferry.errors import UsageError
 
 #: Options whose values `config` reads, in any command that has them: name -> (metavar, help).
@@ -29,10 +29,43 @@ VALUES = {
     "records": ("DIR", "manifest, records and receipt; default DST.scopeferry"),
     "interval": ("TIME", "how often a line is printed where there is no terminal; default 30s"),
 }
+#: Where an option of the same name says something else, or is only there: section -> name -> (metavar, help).
+VALUES_OF = {
+    "live": {
+        "workers": ("N", "copies at a time, all targets together: 1 to 64; default 4"),
+        "nprocs": ("N", "softcopy's: so many copies at a time for each target, 64 in all; threads, not processes"),
+        "sleep-time": ("TIME", "each worker pauses so long after each file, 0.5 or 500ms; default 0"),
+        "wait-for-source": ("BOOL", "true (default): wait for a source that is not there yet; false: exit 2"),
+        "finish": (
+            "RULE",
+            "it is over if: auto (default), marker=GLOB, grid, writer, quiet=TIME, manifest=FILE, profile=NAME, now",
+        ),
+        "settle": ("TIME", "quiet that a full grid or the writer's end needs beside it; default 10s"),
+        "expect": ("WHAT", "may chunks be absent? auto (default), dense, sparse, or a file of chunk keys"),
+        "writer": ("NAME", f"what writes it: {', '.join(WRITERS)}; default auto"),
+        "writer-pid": ("PID", "the process that writes it: its life and its end are evidence"),
+        "watch": ("HOW", "auto (default), scan: no events of the file system, events: a scan only each minute"),
+        "scan-interval": ("TIME", "between two scans; default 0.5s"),
+        "limit": ("RATE", "bytes a second, all targets together, e.g. 80MB"),
+        "gentle": ("HOW", "auto (default): give way to the writer; off"),
+        "verify": ("LEVEL", "full (default), sample:P%%, none: what is read back from storage"),
+        "on-conflict": ("DO", "other content at the destination: refuse (default), replace"),
+        "stale": ("DO", "chunks that the writer dropped: aside (default) moves them into the records, keep"),
+        "journal": ("FILE", "the journal, on a local disk; of one target only"),
+        "records": ("DIR", "manifest, records and receipt; default DST.scopeferry; of one target only"),
+    },
+}
 SWITCHES = {
     "strict": "what cannot be kept is a failure",
     "parents": "make the parent folders of the destination",
 }
+
+
+def meaning(section: str, name: str) -> tuple[str, str]:
+    """(metavar, help) of a setting; a switch has no metavar."""
+    if name in SWITCHES:
+        return "", SWITCHES[name]
+    return VALUES_OF.get(section, {}).get(name) or VALUES[name]
 
 
 class Given(argparse.Action):
@@ -63,14 +96,14 @@ class Parser(argparse.ArgumentParser):
         self.command = command
         self.set_defaults(given=[])
 
-    def settings(self, *names: str) -> None:
+    def settings(self, *names: str, section: str = "transfer") -> None:
         """Add options that `config` reads."""
         for name in names:
-            if name in SWITCHES:
-                self.add_argument(f"--{name}", action=Given, nargs=0, help=SWITCHES[name])
-            else:
-                metavar, text = VALUES[name]
+            metavar, text = meaning(section, name)
+            if metavar:
                 self.add_argument(f"--{name}", action=Given, metavar=metavar, help=text)
+            else:
+                self.add_argument(f"--{name}", action=Given, nargs=0, help=text)
 
     def faces(self) -> None:
         """Add what every command that runs a job has."""
