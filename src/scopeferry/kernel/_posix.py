@@ -619,3 +619,41 @@ def file_limit() -> int:
 def is_root() -> bool:
     """May we do what only an administrator may?"""
     return os.geteuid() == 0
+
+
+# -- stepping back -----------------------------------------------------------------------------------------------------
+
+_IOPRIO_SET = {
+    "x86_64": 251, "amd64": 251, "aarch64": 30, "riscv64": 30, "loongarch64": 30, "i386": 289, "i686": 289,
+    "armv6l": 314, "armv7l": 314, "ppc64": 273, "ppc64le": 273, "s390x": 282,
+}  # fmt: skip
+_IDLE_CLASS = 3 << 13  # ioprio_set(2)
+_MAC_THREAD, _MAC_BACKGROUND = 3, 0x1000  # PRIO_DARWIN_THREAD, PRIO_DARWIN_BG of setpriority(2) there
+
+
+def step_back() -> list[str]:
+    """Give the calling thread, and those it starts, the lowest priority for CPU and disk; what could not be had."""
+    if _DARWIN:
+        return _said("background mode", lambda: _call("setpriority", _MAC_THREAD, 0, _MAC_BACKGROUND))
+    import threading
+
+    thread = threading.get_native_id()
+    refused = _said("nice 19", lambda: os.setpriority(os.PRIO_PROCESS, thread, 19))
+    return refused + (_said("disk class idle", _idle_class) if _LINUX else [])
+
+
+def _said(what: str, ask: Any) -> list[str]:
+    try:
+        ask()
+    except OSError as error:
+        return [f"{what}: {error.strerror}"]
+    return []
+
+
+def _idle_class() -> None:
+    number = _IOPRIO_SET.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    import ctypes
+
+    _call("syscall", ctypes.c_long(number), 1, 0, _IDLE_CLASS)

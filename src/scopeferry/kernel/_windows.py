@@ -77,6 +77,7 @@ _FUNCTIONS = {
     "CreateHardLinkW": "bwwp",
     "DeviceIoControl": "bhdpdpdpp",
     "FlushFileBuffers": "bh",
+    "GetCurrentThread": "h",
     "GetDiskFreeSpaceExW": "bwppp",
     "GetDriveTypeW": "dw",
     "GetFileAttributesW": "dw",
@@ -90,6 +91,7 @@ _FUNCTIONS = {
     "ReOpenFile": "hhddd",
     "SetFileAttributesW": "bwd",
     "SetFileInformationByHandle": "bhdpd",
+    "SetThreadPriority": "bhb",
 }
 
 _loaded: dict[str, Any] = {}
@@ -831,3 +833,18 @@ def file_limit() -> int:
 def is_root() -> bool:
     """May we do what only an administrator may? Nothing here asks for that."""
     return False
+
+
+# -- stepping back -----------------------------------------------------------------------------------------------------
+
+_BACKGROUND_BEGIN, _ALREADY = 0x0001_0000, 402  # THREAD_MODE_BACKGROUND_BEGIN, ERROR_THREAD_MODE_ALREADY_BACKGROUND
+
+
+def step_back() -> list[str]:
+    """Give the calling thread the lowest priority for CPU and disk; what could not be had."""
+    try:
+        _call("SetThreadPriority", _function("GetCurrentThread")(), _BACKGROUND_BEGIN)
+    except OSError as error:
+        if getattr(error, "winerror", 0) != _ALREADY:
+            return [f"background mode: {error.strerror}"]
+    return []
