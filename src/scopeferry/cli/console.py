@@ -19,6 +19,7 @@ from scopeferry.reports.units import width
 REDRAW_S = 0.1
 FLUSH_S = 0.1
 COLUMNS = 80
+ROWS = 24
 
 
 def keep_standard_descriptors() -> None:
@@ -63,6 +64,12 @@ class Stream:
         found = self._guarded(lambda stream: os.get_terminal_size(stream.fileno()).columns)
         return int(found or COLUMNS)
 
+    @property
+    def rows(self) -> int:
+        """Its height now."""
+        found = self._guarded(lambda stream: os.get_terminal_size(stream.fileno()).lines)
+        return int(found or ROWS)
+
     def _guarded(self, act: Callable[[Any], Any]) -> Any:
         if self._stream is None:
             return None
@@ -96,7 +103,8 @@ class Console:
         self.args: Any = None  # the options, once they are understood
         self.live = self.err.tty and _can_draw()
         self.color = self.live and not os.environ.get("NO_COLOR")
-        self._drawn = 0
+        self._drawn = 0  # the width of what is drawn, and of the lines above it
+        self._above: list[int] = []
         self._drawn_at = 0.0
 
     def data(self, text: str) -> None:
@@ -115,21 +123,22 @@ class Console:
         self.out.flush(at_least_s=FLUSH_S)
 
     def draw(self, text: Callable[[int], str]) -> None:
-        """Draw the line at the bottom anew, if it is time; `text` makes it for a number of columns."""
+        """Draw the line (or lines) at the bottom anew, if it is time; `text` makes it for a number of columns."""
         now = time.monotonic()
         if now - self._drawn_at >= REDRAW_S:
             self._drawn_at = now
             columns = max(1, self.err.columns - 1)
-            line = text(columns)
-            self.err.write(self._back(columns) + line + "\x1b[K")
+            lines = text(columns).split("\n")
+            below = "\x1b[J" if self._above else ""
+            self.err.write(self._back(columns) + "\x1b[K\n".join(lines) + "\x1b[K" + below)
             self.err.flush()
-            self._drawn = width(line)
+            *self._above, self._drawn = map(width, lines)
 
     def erase(self) -> None:
-        """Take the drawn line away."""
-        if self._drawn:
+        """Take what is drawn away."""
+        if self._drawn or self._above:
             self.err.write(self._back(max(1, self.err.columns - 1)) + "\x1b[J")
-            self._drawn = 0
+            self._drawn, self._above = 0, []
 
     def close(self) -> None:
         """Take the drawn line away and hand over everything."""
@@ -138,8 +147,8 @@ class Console:
         self.err.flush()
 
     def _back(self, columns: int) -> str:
-        """To the first column; up first where a narrowed terminal has wrapped what was drawn."""
-        rows = max(0, self._drawn - 1) // (columns + 1)
+        """To where drawing began: up over lines, and where a narrowed terminal has wrapped them."""
+        rows = len(self._above) + sum(max(0, wide - 1) // (columns + 1) for wide in (*self._above, self._drawn))
         return f"\x1b[{rows}A\r" if rows else "\r"
 
     def _painted(self, line: str) -> str:

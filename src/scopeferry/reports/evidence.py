@@ -24,13 +24,15 @@ GAP = "   "
 MAX_PATH = 100
 
 WHERE = {"storage": "storage", "server": "the server", "mount": "the mount", "memory": "memory"}
-COPYING = {"transfer", "repair"}
+COPYING = {"transfer", "repair", "live"}
 #: How a job that only looks ends well, by its state.
 AGREED = {
     "verified": "no differences",
     "sampled": "no differences in the sample",
     "compared": "no differences in kind, size and time",
 }
+#: Exit codes that come from single items, where not all of 3, 4, 5 and 6 do.
+BY_ITEM: dict[str, set[int]] = {"clean": set(), "live": {3, 5}}
 MOVED = ("copied", "replaced", "repaired")
 SETTLED = ("adopted", "checked")
 MINOR = {"SF-404", "SF-405"}  # differences that say nothing about content
@@ -43,12 +45,25 @@ def last_line(envelope: Mapping[str, Any]) -> str:
     parts = [f"exit {code}: {_why(envelope, deciding) if code else _success(envelope)}"]
     if envelope.get("items") or code == 0:
         parts.append(envelope.get("verdict") or _counts(envelope))
+    if ended := _ended(envelope):
+        parts.append(ended)
     if envelope.get("state") not in {None, "", "planned"} and envelope.get("command") in COPYING:
         parts.append(f"lost: {lost(envelope)}")
     if code and deciding is not None:
         parts.append(f"next: {next_step(envelope, deciding)}")
     papers = _papers(envelope)
     return GAP.join(part for part in [*parts, papers] if part)
+
+
+def _ended(envelope: Mapping[str, Any]) -> str:
+    """Why `live` takes it for over: ``finished on marker: complete``, or how many of its targets ended how."""
+    targets: list[Any] = envelope.get("targets") or []
+    if len(targets) == 1 and targets[0].get("evidence"):
+        strongest = targets[0]["evidence"][0]
+        detail = f": {printable(strongest['detail'])}" if strongest.get("detail") else ""
+        return f"{targets[0]['state']} on {strongest['kind']}{detail}"
+    states = [target["state"] or "failed" for target in targets]
+    return ", ".join(f"{states.count(state):,} {state}" for state in dict.fromkeys(states)) if len(states) > 1 else ""
 
 
 def problem_lines(envelope: Mapping[str, Any]) -> Iterator[str]:
@@ -110,7 +125,7 @@ def _deciding(envelope: Mapping[str, Any]) -> Mapping[str, str] | None:
 
 def _counted(envelope: Mapping[str, Any]) -> bool:
     """Does the exit code come from items that are counted, each with its own line?"""
-    by_item = envelope["exit_code"] in {3, 4, 5, 6} and envelope.get("command") != "clean"
+    by_item = envelope["exit_code"] in BY_ITEM.get(envelope.get("command", ""), {3, 4, 5, 6})
     return by_item and bool(envelope.get("items"))
 
 
@@ -202,7 +217,7 @@ def _read_back(envelope: Mapping[str, Any]) -> bool:
 
 def _idle(envelope: Mapping[str, Any]) -> bool:
     done = sum(envelope.get(kind, 0) for kind in (*MOVED, *SETTLED, "failed"))
-    return not done and envelope.get("command") == "transfer"
+    return not done and envelope.get("command") in {"transfer", "live"}
 
 
 def _papers(envelope: Mapping[str, Any]) -> str:
