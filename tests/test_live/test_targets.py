@@ -180,7 +180,7 @@ def test_a_file_that_is_no_list_of_targets_may_have_been_a_source(listed, tmp_pa
     for text in (b"\x89HDF\r\n\x1a\n\xff\xfe" * 99, "not: targets\n", "just words\n", b"\0" * 5_000_000):
         with pytest.raises(UsageError) as caught:
             listed(text, only=True)
-        assert "scopeferry live SRC DST" in caught.value.hint or "known:" in caught.value.hint
+        assert "a file alone" in caught.value.hint or "known:" in caught.value.hint
     with pytest.raises(UsageError, match=r"nope\.yaml: No such file"):
         read_targets(str(tmp_path / "nope.yaml"))
     with pytest.raises(UsageError, match=r"Is a directory"):

@@ -29,6 +29,8 @@ OF_TARGET = {
 SETTINGS = tuple(key.replace("-", "_") for key in OF_TARGET)
 DEFAULTS_LAYER, TARGET_LAYER = 6, 7  # above configuration and environment, below flags
 
+ALONE = "a file alone must list targets; live follows folders, scopeferry transfer copies a file"
+
 _SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp")}
 _STRING = "tag:yaml.org,2002:str"
 _STRUCK = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -70,7 +72,7 @@ class _File:
 
     def __init__(self, path: str, *, only: bool) -> None:
         self.path = path
-        self.hint = "scopeferry live SRC DST, or scopeferry live FILE with a list of targets" if only else ""
+        self.hint = ALONE if only else ""
         self.text = self._decoded(self._bytes())
         self.loader: Any = None
 
