@@ -3,8 +3,10 @@
 A small terminal of the tests' own follows what the command writes: columns, wide characters, the sequences it uses.
 """
 
+import argparse
 import contextlib
 import fcntl
+import logging
 import os
 import pty
 import re
@@ -12,6 +14,7 @@ import struct
 import subprocess
 import termios
 import time
+import types
 import unicodedata
 
 import pytest
@@ -154,3 +157,71 @@ def test_a_narrowed_terminal(ferry):
     console.live, console._drawn = True, 100
     assert console._back(39) == "\x1b[2A\r"
     assert console._back(199) == "\r"
+
+
+@pytest.fixture
+def drawn_on():
+    """Let steps draw on a terminal of 40 columns and 8 rows; what stands there at the end."""
+    from scopeferry.cli.console import Console, Stream
+
+    def draw(*steps):
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 8, 40, 0, 0))
+        with open(theirs, "w", encoding="utf-8") as stream:
+            console = Console()
+            console.err, console.live, console.color = Stream(stream), True, False
+            for step in steps:
+                console._drawn_at = 0.0
+                step(console)
+            stream.flush()
+            written = os.read(ours, 1 << 16).decode()
+        os.close(ours)
+        return [line.rstrip() for line in Terminal(40).feed(written).lines if line]
+
+    return draw
+
+
+def test_several_lines_are_drawn_over_one_another(drawn_on):
+    def lines(*texts):
+        return lambda console: console.draw(lambda _columns: "\n".join(texts))
+
+    def say(text):
+        return lambda console: console.say(text)
+
+    assert drawn_on(lines("a 1 %", "b 1 %"), lines("a 22 %", "b 2 %")) == ["a 22 %", "b 2 %"]
+    assert drawn_on(lines("a", "b", "c"), lines("a"), lines("a", "d")) == ["a", "d"]
+    assert drawn_on(lines("a", "b"), say("c finished"), lines("a")) == ["c finished", "a"]
+    assert drawn_on(lines("a", "b"), say("c"), lines("a", "b"), lambda console: console.close()) == ["c"]
+
+
+def test_the_targets_of_a_live_run(drawn_on, monkeypatch):
+    """All that go on, two lines each; what has ended is said once and stays."""
+    from scopeferry.cli.live_face import LiveFace
+    from scopeferry.kernel.task import Control
+    from scopeferry.reports.following import Standing
+
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    running = Standing("a", "running", acquired_bytes=100, copied_bytes=50, awaited="file 'complete'")
+    done = Standing("a", "finished", evidence=(("marker", "complete"),), read_back={"storage": 1})
+    other = Standing("b", "waiting", waiting="the source", awaited="the source")
+    args = argparse.Namespace(json=False, quiet=False, events=None, verbose=False)
+
+    def shown(*moments):
+        faces, left = [], [*moments]
+        job = types.SimpleNamespace(control=Control(), standings=lambda: left[0])
+
+        def step(console):
+            faces.append(faces[0] if faces else LiveFace(console, args, job, interval_s=30))
+            faces[0].tell(None)
+            faces[0]._looked_at = 0.0
+            if len(left) > 1:
+                del left[0]
+
+        return drawn_on(*[step] * len(moments))
+
+    going = ["a  running  copied 50.0 %", "a  to end: file 'complete'", "b  waiting for the source"]
+    assert shown([running, other]) == going
+    assert shown([running, other], [done, other], [done, other]) == [
+        "a  finished (marker: complete)", "b  waiting for the source",
+    ]  # fmt: skip
+    assert shown([running] * 9)[-1] == "and 4 more: 4 running"

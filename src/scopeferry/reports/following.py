@@ -69,8 +69,8 @@ def line(standing: Standing, columns: int, *, ascii_only: bool = False, awaited:
     ``awaited``: also say what the end waits for.
     """
     parts = _end_parts(standing) if standing.ended else _parts(standing)
-    if awaited and standing.awaited and not standing.ended:
-        parts.append((1, f"to end: {standing.awaited}"))
+    if awaited and (text := _awaited(standing)):
+        parts.append((1, text))
     return _fitted(standing.name, parts, columns, ascii_only=ascii_only)
 
 
@@ -80,9 +80,8 @@ def to_end(standing: Standing, columns: int, *, ascii_only: bool = False) -> str
     >>> to_end(Standing("a.zarr", "running", awaited="file 'complete', or 10 min quiet"), 80)
     "a.zarr  to end: file 'complete', or 10 min quiet"
     """
-    if standing.ended or not standing.awaited:
-        return ""
-    return _fitted(standing.name, [(0, f"to end: {standing.awaited}")], columns, ascii_only=ascii_only)
+    text = _awaited(standing)
+    return _fitted(standing.name, [(0, text)], columns, ascii_only=ascii_only) if text else ""
 
 
 def block(standings: Sequence[Standing], columns: int, rows: int, *, ascii_only: bool = False) -> list[str]:
@@ -130,6 +129,11 @@ def _end_parts(standing: Standing) -> list[tuple[int, str]]:
     if standing.arrays:
         parts += [(2, f"missing {standing.missing:,}"), (3, f"empty {standing.empty:,}")]
     return parts + _failed(standing)
+
+
+def _awaited(standing: Standing) -> str:
+    idle = standing.ended or standing.waiting or not standing.awaited
+    return "" if idle else f"to end: {standing.awaited}"
 
 
 def _changed(standing: Standing) -> str:
