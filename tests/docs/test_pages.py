@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from scopeferry.cli.main import COMMANDS, is_there
-from scopeferry.config import find
+from scopeferry.config import SECTIONS, find
 from scopeferry.errors import CODES
+from scopeferry.jobs.targets_file import read_targets
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUN, NOT_RUN = {"console", "python"}, {"sh", "bash", "bat", "powershell"}
-SHOWN = {"text", "json", "toml", "setup"}
+SHOWN = {"text", "json", "toml", "yaml", "setup"}
 OTHER_PROGRAMS = ("xxhsum", "sha256sum", "b3sum", "rsync", "make", "git", "rclone", "cp", "uv", "robocopy", "python")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=[path.relative_to(ROOT).as_posix() for path in PAGES])
@@ -85,7 +86,11 @@ def test_settings_and_json_that_a_page_shows_are_understood(page, read, tmp_path
     for block in read(page):
         if block.language == "toml" and not block.skipped:
             (tmp_path / "scopeferry.toml").write_text(block.body)
-            assert list(find("transfer", {"XDG_CONFIG_HOME": str(tmp_path)}, str(tmp_path)))
+            environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+            assert [setting for section in SECTIONS for setting in find(section, environ, str(tmp_path))]
+        elif block.language == "yaml":
+            (tmp_path / "targets.yaml").write_text(block.body)
+            assert read_targets(str(tmp_path / "targets.yaml"))
         elif block.language == "json":
             for line in block.body.splitlines():
                 json.loads(line)
