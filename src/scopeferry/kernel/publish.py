@@ -190,12 +190,16 @@ class Folders:
 
     def close(self) -> None:
         """Close all folders; twice is harmless."""
-        for some in (self._open, self._way):
-            while some:
-                system.close_folder(some.popitem()[1])
+        self.forget()
         if self._root is not None:
             system.close_folder(self._root)
             self._root = None  # type: ignore[assignment]
+
+    def forget(self) -> None:
+        """Close all folders but the root: where folders may be moved or made anew, the way to them is found again."""
+        for some in (self._open, self._way):
+            while some:
+                system.close_folder(some.popitem()[1])
 
     @property
     def root(self) -> Folder:

@@ -449,6 +449,8 @@ class GrowingTree:
         self._pass_at, self._pass_began = now + self.scan_interval_s, now
         if not self._present(anew=True):
             return
+        assert self._folders is not None
+        self._folders.forget()
         self.passes += 1
         self._out.forget_calm(now)
         if self._walking is None and now >= self._walk_at:
@@ -581,6 +583,8 @@ class GrowingTree:
             self._want(node, first=told)
         elif found.st_mtime_ns != node.mtime_ns or found.st_ino != node.inode:
             self._want(node, first=True)
+            if found.st_ino != node.inode and self._folders is not None:
+                self._folders.forget()
 
     def _drop(self, node: _Folder) -> None:
         """A folder that is no more. Its files are not said to be gone: freeing a disk looks just so."""
@@ -624,6 +628,10 @@ class GrowingTree:
         try:
             handle = self._folders.open(node.path)
             facts = system.folder_stat(handle)
+            if facts.st_nlink == 0 and node is not self._root:  # held open, and removed meanwhile
+                self._folders.forget()
+                handle = self._folders.open(node.path)
+                facts = system.folder_stat(handle)
             self._watch(node, handle, facts.st_ino)
             with system.scan(handle) as entries:
                 known: Mapping[str, Version] | None = None
@@ -721,16 +729,16 @@ class GrowingTree:
 
     def _stands(self, node: _Folder, facts: Any) -> bool:
         """Is the folder that was listed still the one under its name, below a root that is there?"""
-        if not self._present() or self._folders is None:
+        if not self._present():
             return False
         if node is self._root:
             return True
-        above, _, name = node.path.rpartition("/")
         try:
-            there = system.lstat(self._folders.open(above), name)
+            with self.source.folders() as folders:
+                there = system.folder_stat(folders.open(node.path))
         except (OSError, Refused):
             return False
-        return stat.S_ISDIR(there.st_mode) and (there.st_ino == facts.st_ino or not self._steady)
+        return there.st_ino == facts.st_ino or not self._steady
 
     def _lacks(self, node: _Folder, name: str) -> bool:
         assert self._folders is not None
@@ -812,13 +820,16 @@ class GrowingTree:
         """What is to become of a name that is there: READY, WAIT or IGNORE; else empty."""
         mode = found.st_mode
         if stat.S_ISDIR(mode):
+            self._forget_look(path)
             self._enter(path, found, told=told)
             return ""
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            self._forget_look(path)
             if len(self.special) < MOST_TOLD:
                 self.special.add(path)
             return ""
         if self._is_temporary(path):
+            self._forget_look(path)
             self._note_temporary(node, path)
             return IGNORE
         if self._selection is not None and not self._selection.takes(path):
@@ -968,8 +979,12 @@ class GrowingTree:
         """A look has been had; metadata stays on the list."""
         if look is not None:
             look.waits = waits
-            if rank != METADATA and not waits:
+            if rank != METADATA and not waits and path not in self._again:
                 self._looks.pop(path, None)
+
+    def _forget_look(self, path: str) -> None:
+        self._looks.pop(path, None)
+        self._again.discard(path)
 
     def _take_looks(self, now: float) -> None:
         for _ in range(BATCH // 4):
@@ -1015,7 +1030,7 @@ class GrowingTree:
         if not self._present():
             self._look_soon(path, self.scan_interval_s)
             return
-        del self._looks[path]
+        self._forget_look(path)
         self._out.withdraw(path)
         self._changed()
         if node is not None:

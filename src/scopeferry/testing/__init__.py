@@ -10,11 +10,12 @@ from typing import Any
 
 _PUBLIC = {
     "Faulty": "scopeferry.testing.faulty",
+    "SourceContract": "scopeferry.testing.contracts",
     "StoreContract": "scopeferry.testing.contracts",
     "TaskContract": "scopeferry.testing.contracts",
 }
 
-__all__ = ["Faulty", "StoreContract", "TaskContract"]
+__all__ = ["Faulty", "SourceContract", "StoreContract", "TaskContract"]
 
 
 def __getattr__(name: str) -> Any:

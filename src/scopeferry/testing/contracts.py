@@ -14,7 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -24,6 +28,7 @@ from scopeferry.errors import Interrupted, ItemError, SourceChanged
 from scopeferry.kernel.publish import Mark
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.stores.store import Attributes, Entry, Prove, Upload
+from scopeferry.testing.follow import Done, Follower
 from scopeferry.testing.trees import random_bytes
 
 ODD_KEYS = [
@@ -291,3 +296,177 @@ class TaskContract:
         answers = type(tasks[0]).run_batch(tasks, control)
         assert [answer.code for answer in answers] == ["SF-130"] * len(tasks)
         assert [self.result(task) for task in tasks] == [None] * len(tasks)
+
+
+class SourceContract:
+    """The promise of a source that grows: what is ready comes out in its last version, one version of a path at a time,
+    with ticks between, and it ends once it is told so.
+
+    The heir makes one with `source`; writers here rename, as most do.
+    """
+
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        """The folder that is written."""
+        root = tmp_path / "growing"
+        root.mkdir()
+        return root
+
+    def source(self, root: Path, done: Done) -> Any:
+        """A source on `root` that asks `done` what is done, made by the heir: a context manager with `items`,
+        `settled`, `again`, `finish`. ``*.json`` is metadata, ``complete`` the marker, ``*.tmp`` temporary, and
+        ``*.slow`` whole when it is not empty.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def write(root: Path, path: str, data: bytes) -> None:
+        """Write a file as most writers do: under a temporary name, then renamed."""
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".tmp")
+        part.write_bytes(data)
+        part.replace(target)
+
+    @contextmanager
+    def following(self, root: Path, done: Done | None = None, *, slow: int = 0) -> Iterator[Follower]:
+        """Somebody who follows it."""
+        done = done or Done()
+        with self.source(root, done) as source:
+            yield Follower(source, str(root), done, slow=slow)
+
+    def test_what_is_there_and_what_comes_is_found(self, root: Path) -> None:
+        """Before, during, in new folders, and again when it is rewritten."""
+        self.write(root, "c/0/0", b"before")
+        with self.following(root) as follower:
+            follower.until(lambda: "c/0/0" in follower.copies)
+            self.write(root, "c/0/1", b"beside")
+            self.write(root, "c/1/0/0", b"below")
+            self.write(root, "c/0/0", b"rewritten")
+            want = {"c/0/0": b"rewritten", "c/0/1": b"beside", "c/1/0/0": b"below"}
+            follower.until(lambda: follower.copies == want)
+            follower.to_the_end()
+            assert follower.copies == want
+
+    def test_nothing_is_missed_of_a_fast_writer(self, root: Path) -> None:
+        """Many files in new folders, as fast as they can be written."""
+        paths = [f"c/{number // 100}/{number // 10 % 10}/{number % 10}" for number in range(3000)]
+
+        def writer() -> None:
+            for path in paths:
+                self.write(root, path, path.encode())
+
+        with self.following(root, slow=100) as follower:
+            thread = threading.Thread(target=writer)
+            thread.start()
+            follower.until(lambda: not thread.is_alive())
+            follower.to_the_end()
+        assert follower.copies == {path: path.encode() for path in paths}
+        assert len(follower.order) == len(paths)
+
+    def test_it_ticks_when_nothing_is_ready_and_ends_once(self, root: Path) -> None:
+        """A tick, never silence; no end before it is told; then an end."""
+        with self.following(root) as follower:
+            assert [next(follower) for _ in range(50)] == [None] * 50
+            self.write(root, "a", b"a")
+            follower.to_the_end()
+            assert follower.copies == {"a": b"a"}
+            assert next(follower, "over") == "over"
+
+    def test_what_comes_after_the_decision_is_found(self, root: Path) -> None:
+        """As long as it has not ended."""
+        with self.following(root) as follower:
+            self.write(root, "a", b"a")
+            follower.until(lambda: "a" in follower.copies)
+            self.write(root, "late/b", b"b")
+            self.write(root, "a", b"again")
+            follower.to_the_end()
+            assert follower.copies == {"a": b"again", "late/b": b"b"}
+
+    def test_temporary_names_and_what_is_not_whole_stay(self, root: Path) -> None:
+        """Until they are whole."""
+        (root / "x.tmp").write_bytes(b"part")
+        (root / "y.slow").touch()
+        with self.following(root) as follower:
+            self.write(root, "z", b"z")
+            follower.until(lambda: "z" in follower.copies)
+            assert set(follower.order) == {"z"}
+            with open(root / "y.slow", "ab") as file:
+                file.write(b"whole")
+            follower.until(lambda: "y.slow" in follower.copies)
+            assert set(follower.order) == {"z", "y.slow"}
+
+    def test_metadata_first_and_the_marker_last(self, root: Path) -> None:
+        """Whatever is found first."""
+        for number in range(200):
+            self.write(root, f"c/{number}", b"chunk")
+        self.write(root, "complete", b"")
+        self.write(root, "array/zarr.json", b"{}")
+        with self.following(root, slow=10) as follower:
+            follower.until(lambda: len(follower.copies) == 201)
+            assert "complete" not in follower.order
+            follower.to_the_end()
+            assert follower.order[-1] == "complete"
+            assert len(follower.order) == 202
+
+    def test_metadata_comes_again(self, root: Path) -> None:
+        """Also when it is written in place."""
+        (root / "zarr.json").write_bytes(b"{}")
+        with self.following(root) as follower:
+            follower.until(lambda: "zarr.json" in follower.copies)
+            with open(root / "zarr.json", "r+b") as file:
+                file.write(b"[1]")
+            follower.until(lambda: follower.copies["zarr.json"] == b"[1]")
+
+    def test_a_deleted_file_is_said_to_be_gone(self, root: Path) -> None:
+        """If its folder stands; and not twice."""
+        for name in ("a", "b"):
+            self.write(root, f"c/{name}", b"x")
+        with self.following(root) as follower:
+            follower.until(lambda: len(follower.copies) == 2)
+            (root / "c/a").unlink()
+            follower.until(lambda: follower.gone == ["c/a"])
+            self.write(root, "c/a", b"back")
+            follower.until(lambda: follower.copies.get("c/a") == b"back")
+            follower.to_the_end()
+            assert follower.gone == ["c/a"]
+
+    def test_a_deleted_folder_says_nothing_of_its_files(self, root: Path) -> None:
+        """Somebody has made room at the instrument."""
+        for number in range(20):
+            self.write(root, f"c/{number % 4}/{number}", b"x")
+        with self.following(root) as follower:
+            follower.until(lambda: len(follower.copies) == 20)
+            shutil.rmtree(root / "c/1")
+            shutil.rmtree(root / "c/2")
+            self.write(root, "c/1/new", b"new")
+            follower.until(lambda: "c/1/new" in follower.copies)
+            follower.to_the_end()
+            assert not [path for path in follower.gone if path.startswith("c/2")]
+
+    def test_a_restart_gives_what_is_new_or_changed(self, root: Path) -> None:
+        """And what is done stays done."""
+        done = Done()
+        for name in ("a", "b", "c/d", "c/e"):
+            self.write(root, name, b"first")
+        with self.following(root, done) as follower:
+            follower.until(lambda: len(follower.copies) == 4)
+        self.write(root, "c/d", b"changed")
+        self.write(root, "new/f", b"new")
+        (root / "c/e").unlink()
+        with self.following(root, done) as follower:
+            follower.until(lambda: follower.gone == ["c/e"])
+            follower.to_the_end()
+            assert follower.copies == {"c/d": b"changed", "new/f": b"new"}
+
+    def test_folders_that_move(self, root: Path) -> None:
+        """They are found under their new name."""
+        for number in range(10):
+            self.write(root, f"old/sub/{number}", b"x")
+        with self.following(root) as follower:
+            follower.until(lambda: len(follower.copies) == 10)
+            (root / "old").rename(root / "new")
+            self.write(root, "new/sub/10", b"y")
+            follower.until(lambda: sum(path.startswith("new/") for path in follower.copies) == 11)
+            follower.to_the_end()
+            assert follower.copies["new/sub/10"] == b"y"
