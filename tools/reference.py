@@ -69,8 +69,8 @@ def commands_page() -> Iterator[str]:
 
 COMMANDS_HEAD = """
 `scopeferry COMMAND --help` prints the same. Sizes: MB is 10^6 bytes, MiB 2^20. Times: `500ms 10s 5m 2h 30d`.
-What a command ends with: [exit codes](exit-codes.md), [problem codes](problem-codes.md). The options of `transfer` can
-stand in a file or a variable too: [settings](settings.md).
+What a command ends with: [exit codes](exit-codes.md), [problem codes](problem-codes.md). The options of `transfer` and
+`live` can stand in a file or a variable too: [settings](settings.md).
 """
 
 

@@ -17,6 +17,7 @@ import pytest
 import scopeferry
 from scopeferry.cli.main import COMMANDS, is_there
 from scopeferry.config import TransferSettings, variables
+from scopeferry.copying.target import LiveSettings, Target
 from scopeferry.errors import CODES, PRECEDENCE
 from scopeferry.jobs.result import Problem, Result
 from scopeferry.kernel import journal as states
@@ -85,7 +86,7 @@ def test_each_function_and_parameter_is_named(name):
         assert {name, *inspect.signature(function).parameters} <= words("api.md")
 
 
-@pytest.mark.parametrize("kind", [TransferSettings, Result, Problem, Event])
+@pytest.mark.parametrize("kind", [TransferSettings, Target, LiveSettings, Result, Problem, Event])
 def test_each_field_is_named(kind):
     assert {field.name for field in dataclasses.fields(kind)} <= words("api.md")
 
