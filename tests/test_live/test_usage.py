@@ -156,6 +156,51 @@ def test_a_mistake_is_one_line_and_nothing_is_made(ferry, lab, words, message):
     assert sorted(path.name for path in lab.rglob("*")) == ["a", "b", "targets.yaml"]
 
 
+IN_THE_WAY = {
+    "no source, and no waiting": ("SF-101", ("nope", "out/x/y", "--wait-for-source", "false")),
+    "a file for a source": ("SF-118", ("--", "targets.yaml", "out/x/y")),
+    "a file for a destination": ("SF-112", ("a", "targets.yaml")),
+    "the same": ("SF-104", ("a", "./a")),
+    "in itself": ("SF-103", ("a", "a/copy")),
+    "around itself": ("SF-103", ("a", ".")),
+    "no list of chunks": ("SF-105", ("a", "out", "--expect", "dnese")),
+}
+
+
+@pytest.mark.parametrize(("code", "words"), IN_THE_WAY.values(), ids=IN_THE_WAY)
+def test_what_is_in_the_way_is_one_line_and_nothing_is_made(ferry, lab, state, code, words):
+    done = ferry(*words)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert f"({code})" in done.stderr
+    assert sorted(path.name for path in lab.rglob("*")) == ["a", "b", "targets.yaml"]
+    assert not list(state.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (TWO.replace("out/b", "out/a"), "SF-117"),
+        (TWO.replace("out/b", "out/a/b"), "SF-117"),
+        (TWO.replace("out/a", "b/x").replace("out/b", "a/x"), "SF-117"),
+        (TWO + "  - {source: c, destination: out/c, wait_for_source: no}\n", "SF-101"),
+    ],
+)
+def test_all_targets_are_looked_at_before_the_first_starts(ferry, lab, state, text, code):
+    (lab / "targets.yaml").write_text(text)
+    done = ferry("targets.yaml", "--finish", "now")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"({code})" in done.stderr
+    assert sorted(path.name for path in lab.rglob("*")) == ["a", "b", "targets.yaml"]
+    assert not list(state.rglob("*"))
+
+
+def test_one_journal_for_several_targets(ferry):
+    done = ferry("targets.yaml", "--journal", "j.sqlite")
+    assert done.returncode == 2
+    assert "--journal names one place, and there are 2 targets" in done.stderr
+
+
 def test_a_mistake_in_the_file_is_named_with_its_line(ferry, lab):
     (lab / "targets.yaml").write_text(TWO.replace("source: b", "sorce: b"))
     done = ferry("targets.yaml")
