@@ -18,6 +18,7 @@ from scopeferry.logs import bind_command
 #: command -> (its module, how it is called, what it is for)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "transfer": ("transfer", "transfer SRC DST", "verified copy of a finished folder; resumable"),
+    "live": ("live", "live SRC DST", "copy while it is being written, and prove the copy equal at the end"),
     "verify": ("verify", "verify DST [SRC]", "read a copy again, against its manifest or the source"),
     "repair": ("repair", "repair SRC DST", "send again exactly what verify finds wrong"),
     "clean": ("clean", "clean SRC --copy DST", "free the original, only after proof; a plan unless --yes"),

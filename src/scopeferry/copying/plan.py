@@ -376,6 +376,8 @@ class Plan:
                 gone.append(raw)
                 if row[3] >= LARGE and not self.read_only:
                     self._remove_parts_of(prefix + raw)
+                if self.tends:  # it was never copied, and is not wanted
+                    continue
                 yield _failed(name, "SF-202", f"vanished before it was copied: {printable(name)}")
         if gone:
             self.journal.forget(prefix, gone)

@@ -20,7 +20,7 @@ from scopeferry.copying.ends import check_writable, existing, inside, make, reso
 from scopeferry.copying.left import LeftOut
 from scopeferry.copying.order import Order
 from scopeferry.copying.plan import Plan, Totals
-from scopeferry.errors import CODES, Failed, NoSpace, ScopeferryError, Temporary, UsageError
+from scopeferry.errors import CODES, Failed, Interrupted, NoSpace, ScopeferryError, Temporary, UsageError
 from scopeferry.jobs import receipts
 from scopeferry.jobs.registered import ended, register
 from scopeferry.jobs.result import MAX_PROBLEMS, Result
@@ -131,7 +131,8 @@ class TransferJob:
         try:
             check_writable(self.dst)
             for event in self._opened():
-                yield event if event is None or event.run else replace(event, run=self.result.run)
+                named = not isinstance(event, Event) or event.run
+                yield event if named else replace(event, run=self.result.run)
         except UsageError:
             raise
         except ScopeferryError as error:
@@ -151,7 +152,7 @@ class TransferJob:
         self.lock = place.Lock(self.place.lock, self.result.run)
         self.lock.acquire()
         self._register()
-        place.make_private(self.place.records)
+        place.make_shared(self.place.records)
         place.make_private(os.path.dirname(self.place.journal))
         if self.place.elsewhere:
             self.result.add("SF-906", self.place.records, self.place.elsewhere)
@@ -179,7 +180,7 @@ class TransferJob:
 
     def _tell(self, event: Event | None, journal: Journal) -> None:
         """Measure progress, and note it in the journal at most once a second."""
-        if event is not None:
+        if isinstance(event, Event):
             self.meter.tell(event)
         now = time.monotonic()
         if now - self._noted >= NOTE_S:
@@ -506,6 +507,10 @@ class TransferJob:
             self._add(error)
         elif isinstance(error, OSError):
             self._add(self._system_error(error))
+        elif error is not None:  # a bug, or nobody wants the rest
+            left = isinstance(error, GeneratorExit | KeyboardInterrupt)
+            told = Interrupted("left before its end") if left else Failed(f"{type(error).__name__}: {error}")
+            self._add(told)
         rec.give_up_room()
         self._remember_losses(journal)
         try:

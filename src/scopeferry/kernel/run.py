@@ -26,6 +26,7 @@ BATCH_BYTES = 16 << 20
 BATCH_ITEMS = 64
 WINDOW_ITEMS = 200_000
 SETTLE_S = 0.25
+SOONEST_S = 0.1  # between two transactions, where nothing is in flight that could join the next
 TICK_S = 0.05
 
 Result = tuple[Task, Outcome | Failure]
@@ -115,7 +116,7 @@ class _Runner:
         while active or self.batches or self.unsettled:
             idle = self._submit(active)
             answered = self._collect(again)
-            due = time.monotonic() - self.settled_at >= SETTLE_S
+            due = time.monotonic() - self.settled_at >= (SETTLE_S if self.batches else SOONEST_S)
             if self.unsettled and (due or not (active or self.batches)):
                 yield from self._settle()
             if idle or not answered:

@@ -1,0 +1,429 @@
+"""One target of `live`: followed while it is written, ended on evidence, proved equal.
+
+The same machinery as `transfer`: a plan in the journal, copies through the four steps, a record, a manifest. What
+differs: items come from a tree that grows (`_grow`), each published and proved as soon as it is whole; whether it is
+over is decided from evidence (``sources/finish.py``); then the ordinary walk compares all of both sides, until it finds
+nothing (`_close_in`); metadata and the finish marker come last (`_last`).
+
+Everything here runs in the coordinator's thread as one generator of tasks: ``None`` means that nothing is ready now.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from scopeferry.config import TransferSettings
+from scopeferry.copying import record
+from scopeferry.copying.aside import AsideItem
+from scopeferry.copying.copy import Copied, CopyItem, CopyLedger, copy_tasks, link_tasks, orphan_tasks
+from scopeferry.copying.finish import refresh_links
+from scopeferry.copying.order import Order
+from scopeferry.copying.target import LiveSettings, Target
+from scopeferry.errors import Failed, ScopeferryError, UsageError
+from scopeferry.jobs.transfer import TransferJob
+from scopeferry.kernel import journal as states
+from scopeferry.kernel.events import Event
+from scopeferry.kernel.journal import Journal, Row
+from scopeferry.kernel.publish import Folders
+from scopeferry.kernel.run import BATCH_ITEMS, Line, Result
+from scopeferry.kernel.task import Control, Failure, Outcome
+from scopeferry.logs import printable
+from scopeferry.reports.following import Standing
+from scopeferry.sources.growing import CHUNK, MARKER, METADATA, Found, Gone, GrowingTree
+from scopeferry.sources.known import KnownByJournal
+
+WALKS = 5  # that may find something before it is doubted that it is over
+NEARLY_ALL = (100, 0.9)  # so many, and this part of an array: no writer drops that in one walk
+TURN_S = 0.05  # of work on one target, while others wait
+LOOK_S = 0.1  # between two questions whether it is over
+MOVING = {"SF-201", "SF-202", "SF-203", "SF-204", "SF-205"}  # of a source in use: looked at again, not failed
+
+Step = Any  # a task, an event, or None
+
+
+class _NoZarr:
+    def array_of(self, _path: str) -> str | None:
+        return None
+
+    def chunks_of(self, _array: str) -> int:
+        return 0
+
+
+class TargetRun(TransferJob):
+    """Iterate over `tasks` as a line of ``kernel.run``, with this as its ledger; `told` receives the events."""
+
+    def __init__(self, aim: Target, settings: LiveSettings, control: Control) -> None:
+        super().__init__(aim.source, aim.destination, _as_transfer(aim, settings), control)
+        self.aim = aim
+        self.result.command = "live"
+        self.told: deque[Event] = deque()
+        self.flying: dict[str, int] = {}  # bytes of what is in flight, by path
+        self.closing = False
+        self.state = "running"
+        self.acquired = 0
+        self.newest: Found | None = None
+        self.lag_s: float | None = None
+        self.growing: GrowingTree | None = None
+        self.ledger: CopyLedger | None = None
+        self.watched = _NoZarr()
+        self.gone: set[bytes] = set()
+
+    def line(self) -> Line:
+        """It as a target of a run."""
+        return Line(self.tasks(), self, control=self.control)
+
+    def is_there(self) -> bool:
+        """Is anything of the copy there: its root, or its record folder?"""
+        return os.path.lexists(self.dst) or os.path.lexists(self.place.records)
+
+    def has_begun(self) -> bool:
+        """Does a journal know files of it that were published?"""
+        if not os.path.exists(self.place.journal):
+            return False
+        try:
+            with Journal.reading(self.place.journal) as journal:
+                return bool(journal.totals().get(states.DONE))
+        except ScopeferryError:
+            return False
+
+    def tasks(self) -> Iterator[Any]:
+        """Tasks, and None where nothing is ready. Raises nothing: what goes wrong is in the result."""
+        try:
+            for step in self.run():
+                if isinstance(step, Event):
+                    self.told.append(step)
+                else:
+                    yield step
+        except UsageError as error:
+            self._add(error)
+        except Exception as error:  # noqa: BLE001  (a bug in one target: named there, and the others go on)
+            import traceback
+
+            self.result.add("SF-302", "", f"internal error: {type(error).__name__}: {error}")
+            self.result.details["traceback"] = traceback.format_exc()
+
+    # -- ledger --------------------------------------------------------------------------------------------------------
+
+    def settle(self, results: Sequence[Result]) -> list[Event]:
+        """Write down what became of tasks. A journal that cannot be written stops this target alone."""
+        for task, _ in results:
+            self.flying.pop(task.key, None)
+        try:
+            copies = [found for found in results if not self._looks_again(*found)]
+            asides = [found for found in copies if isinstance(found[0], AsideItem)]
+            self._settle_asides(asides)
+            copies = [found for found in copies if not isinstance(found[0], AsideItem)]
+            if copies and self.ledger is not None:
+                for event in self._take(iter(self.ledger.settle(copies))):
+                    if event is not None and self.journal is not None:
+                        self._tell(event, self.journal)
+                        self.told.append(event)
+            for task, answer in results:
+                if not isinstance(answer, Failure) and self.growing is not None:
+                    self.growing.settled(task.key)
+                    self._note_lag(answer)
+        except ScopeferryError as error:
+            self.control.stop(error)
+        except OSError as error:
+            self.control.stop(self._system_error(error))
+        return []
+
+    def _note_lag(self, answer: Outcome) -> None:
+        if isinstance(answer.payload, Copied) and not self.closing:
+            self.lag_s = max(0.0, time.time() - answer.payload.source.mtime_ns / 1e9)
+
+    def standing(self) -> Standing:
+        """How it stands."""
+        details, result = self.result.details, self.result
+        in_flight = sum(self.flying.values())
+        newest, changed_s = "", None
+        if self.newest is not None:
+            newest, changed_s = self.newest.path, max(0.0, time.time() - self.newest.mtime_ns / 1e9)
+        copied, _ = self.meter.rates(time.monotonic())
+        truth = details.get("arrays", ())
+        proved = self.aim.verify == "full"
+        return Standing(
+            self.aim.name,
+            "ending" if self.closing and not result.state else result.state or self.state,
+            newest=newest,
+            changed_s=changed_s,
+            acquired_bytes=self.acquired,
+            copied_bytes=self.acquired - in_flight,
+            verified_bytes=self.acquired - in_flight if proved else 0,
+            rate=copied,
+            lag_s=self.lag_s,
+            awaited="; ".join(details.get("awaited", ())),
+            waiting=self.control.waiting,
+            proof=self.aim.verify,
+            evidence=[(one["kind"], one["detail"]) for one in details.get("evidence", ())],
+            read_back=result.read_back,
+            arrays=bool(truth),
+            missing=sum(array["missing"] for array in truth),
+            empty=sum(array["empty"] for array in truth),
+            failed=result.failed,
+        )
+
+    def _looks_again(self, task: Any, answer: Any) -> bool:
+        """A source in use moves: such an item is looked at again, and judged by the walk at the end."""
+        assert self.growing is not None
+        if isinstance(answer, Failure):
+            self.growing.again(task.key, failed=answer.code != "SF-201")
+            return not self.closing and answer.code in MOVING
+        return False
+
+    def _settle_asides(self, found: Sequence[tuple[Any, Any]]) -> None:
+        assert self.record is not None
+        assert self.journal is not None
+        for task, answer in found:
+            raw = os.fsencode(task.key)
+            head, slash, name = raw.rpartition(b"/")
+            if isinstance(answer, Failure):
+                self.result.add(answer.code, task.key, answer.message, answer.hint)
+                continue
+            self.record.entry(task.key, "file", "set_aside", size=task.row.size, stored=f"{task.below}/{task.key}")
+            self.record.flush()
+            self.journal.forget(head + slash, [name])
+            self.result.details["stale"] += 1
+        if found:
+            self.journal.commit()
+
+    def _order(self, journal: Journal) -> Order:
+        """As in `transfer`, for a source that moves and a copy in which nobody else works."""
+        order = super()._order(journal)
+        together = os.stat(self.src).st_dev == os.stat(self.dst).st_dev  # one flush of all would flush the instrument's
+        store = replace(order.store, waits_at_moving=False, flush_whole=not together)
+        return replace(order, store=store, tends=True)
+
+    # -- what a target goes through ------------------------------------------------------------------------------------
+
+    def _copy(self, journal: Journal, rec: record.Record, order: Order) -> Iterator[Step]:
+        self.ledger = CopyLedger(journal, rec, order, self.result.run, had_losses=bool(journal.losses()))
+        self.growing = GrowingTree(
+            order.source,
+            watch=self.aim.watch,
+            scan_interval_s=self.aim.scan_interval_s,
+            rank=self.rank,
+            known=KnownByJournal(journal),
+            selection=self.selection,
+        )
+        try:
+            with self.growing:
+                while True:
+                    yield from self._grow(journal, order)
+                    if (yield from self._close_in(journal, order)):
+                        break
+                yield from self._last(journal, order)
+            yield from _busy(self._set_folders(journal, rec, order))
+        except (ScopeferryError, OSError) as error:
+            self.control.stop(error if isinstance(error, ScopeferryError) else self._system_error(error))
+            yield from self._land()
+            raise
+        except Exception as error:
+            self.control.stop(Failed(f"internal error: {type(error).__name__}: {error}", code="SF-302"))
+            yield from self._land()
+            raise
+
+    def _land(self) -> Iterator[None]:
+        """Wait until nothing is in flight."""
+        while self.flying:
+            yield None
+
+    def _send(self, tasks: Iterable[Any]) -> Generator[Step, None, int]:
+        """Hand out tasks; how many."""
+        count = 0
+        for task in tasks:
+            self.control.check()
+            self.flying[task.key] = task.size
+            count += 1
+            yield task
+        return count
+
+    def _say(self, events: Iterator[Event | None]) -> Iterator[Step]:
+        """Count what a walk tells, and pass it on."""
+        yield from _busy(self._take(self._stoppable(events)))
+
+    # -- while it grows ------------------------------------------------------------------------------------------------
+
+    def _grow(self, journal: Journal, order: Order) -> Iterator[Step]:
+        """Send what is ready, until the evidence says that it is over."""
+        assert self.growing is not None
+        ready: list[Found] = []
+        for found in self.growing.items():
+            self.control.check()
+            if isinstance(found, Found):
+                self._note(found)
+                ready.append(found)
+            elif isinstance(found, Gone):
+                self.gone.add(os.fsencode(found.path))
+            if ready and (found is None or len(ready) >= BATCH_ITEMS):
+                yield from self._send(self._planned(journal, order, ready))
+                ready = []
+            if found is None:
+                yield None
+                if self._is_over():
+                    return
+
+    def _note(self, found: Found) -> None:
+        self.acquired += found.size - (found.before.size if found.before is not None else 0)
+        if self.newest is None or found.mtime_ns >= self.newest.mtime_ns:
+            self.newest = found
+
+    def _planned(self, journal: Journal, order: Order, ready: Sequence[Found]) -> Iterator[CopyItem]:
+        """Open rows for what is about to be published, and the tasks for them."""
+        folders: dict[bytes, list[tuple[str, Row]]] = {}
+        for found in ready:
+            head, slash, raw = os.fsencode(found.path).rpartition(b"/")
+            kind = states.SYMLINK if stat.S_ISLNK(found.mode) else states.FILE
+            source = found.fingerprint
+            row = Row(raw, kind, states.JUDGE, found.size, found.mtime_ns, source, None, None, None, order.recipe)
+            folders.setdefault(head + slash, []).append((found.path, row))
+        tasks = []
+        for prefix, rows in folders.items():
+            known = journal.rows(prefix, (row.name for _, row in rows))
+            opened = [(path, _merged(row, known.get(row.name))) for path, row in rows]
+            journal.plan(prefix, (row for _, row in opened))
+            tasks += [CopyItem(order, path, row) for path, row in opened]
+        journal.commit()
+        return iter(tasks)
+
+    def rank(self, path: str) -> int:
+        """METADATA, CHUNK (all other files, too) or MARKER."""
+        return MARKER if path == "complete" else METADATA if path.endswith(("zarr.json", ".zarray")) else CHUNK
+
+    def _is_over(self, *, walked: bool = False) -> bool:
+        assert self.growing is not None
+        return bool(self.growing.markers) and (walked or self.growing.drained)
+
+    def _dropped(self, gone: dict[bytes, Row], before: set[bytes], order: Order) -> tuple[list[AsideItem], set[bytes]]:
+        """What is set aside of all that a listing lacks, and what only waits for a second listing to lack it too.
+
+        Only chunks of arrays whose metadata stands, in folders that stand; the rest is kept, an extra. Where nearly all
+        of an array went at once somebody frees the source: nothing of it is touched.
+        """
+        dropped: dict[str, list[bytes]] = {}
+        if self.aim.stale != "keep":
+            with order.source.folders() as here:
+                for raw, row in gone.items():
+                    array = self.watched.array_of(os.fsdecode(raw)) if row.state == states.DONE else None
+                    if array is not None and _stands(here, raw):
+                        dropped.setdefault(array, []).append(raw)
+        aside: list[AsideItem] = []
+        waits: set[bytes] = set()
+        for array, paths in dropped.items():
+            if len(paths) > NEARLY_ALL[0] and len(paths) > NEARLY_ALL[1] * self.watched.chunks_of(array):
+                text = f"nearly all chunks of {printable(array) or 'the array'} vanished at the source: kept"
+                self.result.add("SF-506", array, text)
+                continue
+            twice = [raw for raw in paths if raw in before]
+            waits.update(paths)
+            aside += [AsideItem(order, os.fsdecode(raw), gone[raw], f"stale/{self.result.run}") for raw in twice]
+        self.result.extras += len(gone) - sum(map(len, dropped.values()))
+        return aside, waits
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _close_in(self, journal: Journal, order: Order) -> Generator[Step, None, bool]:
+        """Walk both sides and do what they lack, until a walk finds nothing; False if it is not over after all."""
+        stale: set[bytes] = set()
+        yield from self._land()
+        self.closing = True
+        try:
+            for number in range(WALKS):
+                yield from self._land()
+                gone: dict[bytes, Row] = {}
+                plan = replace(self._plan(journal, order, again=number > 0), tends=True, source_only=False)
+                plan.gone = lambda path, row, gone=gone: gone.__setitem__(path, Row._make(row))
+                yield from self._say(plan.walk())
+                self._check_source(order)
+                self._found(plan, first=number == 0)
+                if self.left is not None:
+                    self.left.flush()
+                self._check_room(plan)
+                dropped, stale = self._dropped(gone, stale, order)
+                sent = yield from self._send(dropped)
+                sent += yield from self._send_open(journal, order)
+                if not sent and not stale:
+                    return self._is_over(walked=True)
+        finally:
+            self.closing = False
+        return False
+
+    def _send_open(self, journal: Journal, order: Order) -> Generator[Step, None, int]:
+        """What a walk has planned: chunks and files first, then links, then metadata, leaves before the root."""
+        plain = lambda task: self.rank(task.key) == CHUNK  # noqa: E731
+        sent = yield from self._send(filter(plain, copy_tasks(journal, order, self.control)))
+        yield from self._land()
+        for tasks in (orphan_tasks, link_tasks):
+            sent += yield from self._send(tasks(journal, order, self.control))
+            yield from self._land()
+        refresh_links(journal, order)
+        metadata = [t for t in copy_tasks(journal, order, self.control) if self.rank(t.key) == METADATA]
+        for depth in sorted({task.key.count("/") for task in metadata}, reverse=True):
+            sent += yield from self._send(task for task in metadata if task.key.count("/") == depth)
+            yield from self._land()
+        return sent
+
+    def _last(self, journal: Journal, order: Order) -> Iterator[Step]:
+        """The finish marker, after everything else: a second run may be chained on the copy."""
+        self.closing = True
+        yield from self._send(copy_tasks(journal, order, self.control))
+        yield from self._land()
+
+
+def _stands(here: Folders, raw: bytes) -> bool:
+    """Does the folder of a file still stand?"""
+    try:
+        here.open(os.fsdecode(raw.rpartition(b"/")[0]))
+    except (OSError, ScopeferryError):
+        return False
+    return True
+
+
+def _busy(events: Iterator[Event | None]) -> Iterator[Event | None]:
+    """Pass events on; its ticks mean work and not that nothing is ready, so the others get their turn now and then."""
+    looked = time.monotonic()
+    for event in events:
+        if event is not None:
+            yield event
+        if time.monotonic() - looked >= TURN_S:
+            yield None
+            looked = time.monotonic()
+
+
+def _merged(new: Row, old: tuple[Any, ...] | None) -> Row:
+    """The row of what is to be published, with what stands there according to the journal."""
+    if old is None:
+        return new
+    row = Row._make(old)
+    if row.state == states.DONE and row.digest is not None:
+        return new._replace(
+            state=states.REPLACE, stored=row.stored, stored_mtime_ns=row.noted_mtime_ns, digest=row.digest,
+            recipe=row.recipe,
+        )  # fmt: skip
+    if row.digest is not None:  # planned before, and not known to be done
+        return new._replace(
+            state=states.CHECK, stored=row.stored, stored_mtime_ns=row.stored_mtime_ns, digest=row.digest,
+            recipe=row.recipe,
+        )  # fmt: skip
+    return new
+
+
+def _as_transfer(aim: Target, settings: LiveSettings) -> TransferSettings:
+    """What of it is as in `transfer`."""
+    return TransferSettings(
+        verify=aim.verify,
+        on_conflict=aim.on_conflict,
+        workers=settings.workers,
+        select=settings.select,
+        parents=True,
+        patience_s=aim.patience_s,
+        dry_run=settings.dry_run,
+        journal=settings.journal,
+        records=settings.records,
+    )
