@@ -44,7 +44,7 @@ SHARDS = Layout(3, "/", chunks=(1, 1, 32, 64), shards=(1, 2, 64, 64))
 LAYOUTS = {
     "v2-flat": Layout(2, "."),
     "v2-nested": Layout(2, "/"),
-    "v2-zstd": Layout(2, "/", compressor=True),
+    "v2-zlib": Layout(2, "/", compressor=True),
     "v3": Layout(3, "/"),
     "v3-dot": Layout(3, "."),
     "v3-v2keys": Layout(3, ".", "v2"),

@@ -10,7 +10,7 @@ Settings, all optional:
 ``sync``
     Flush each chunk to the disk before it is renamed or closed.
 ``pieces``, ``gap_s``
-    A chunk is written in so many parts with this pause between them.
+    A chunk is written in so many parts with this pause between them; with ``slow_metadata`` the metadata too.
 ``no_separator``
     Leave ``dimension_separator`` out of ``.zarray``, as old writers do.
 
@@ -161,6 +161,7 @@ class Writer:
         self.sync: bool = settings.get("sync", False)
         self.pieces: int = settings.get("pieces", 1)
         self.gap_s: float = settings.get("gap_s", 0.0)
+        self.slow_metadata: bool = settings.get("slow_metadata", False)
         self.no_separator: bool = settings.get("no_separator", False)
         self.arrays: dict[str, Array] = {}
 
@@ -237,7 +238,8 @@ class Writer:
         self._json(array.folder, ".zarray" if array.spec["zarr_format"] == 2 else "zarr.json", metadata)
 
     def _json(self, folder: str, name: str, content: dict[str, Any]) -> None:
-        self._write(os.path.join(folder, name), json.dumps(content, indent=2).encode())
+        pieces = self.pieces if self.slow_metadata else 1
+        self._write(os.path.join(folder, name), json.dumps(content, indent=2).encode(), pieces)
 
     def _other(self, path: str) -> str:
         """The name a file bears until it is whole."""
@@ -247,14 +249,14 @@ class Writer:
         stem = os.path.splitext(name)[0]
         return os.path.join(folder, self.temporary.format(name=name, stem=stem, hex=uuid.uuid4().hex))
 
-    def _write(self, path: str, data: bytes) -> None:
+    def _write(self, path: str, data: bytes, pieces: int) -> None:
         """A whole file."""
         other = self._other(path)
         with open(other, "wb", buffering=0) as file:
-            for piece in range(self.pieces):
+            for piece in range(pieces):
                 if piece:
                     time.sleep(self.gap_s)
-                file.write(data[len(data) * piece // self.pieces : len(data) * (piece + 1) // self.pieces])
+                file.write(data[len(data) * piece // pieces : len(data) * (piece + 1) // pieces])
             if self.sync:
                 os.fsync(file.fileno())
         if other != path:
@@ -272,7 +274,7 @@ class Writer:
                 whole // array.item
             )
             data = before[:first] + data + before[first + len(data) :]
-        self._write(path, data)
+        self._write(path, data, self.pieces)
 
     def _inner(self, array: Array, chunk: Index, data: bytes | None) -> None:
         index, slot = array.slot(chunk)

@@ -117,7 +117,7 @@ def _metadata_v2(spec: dict[str, Any], numpy: Any) -> dict[str, Any]:
         "shape": spec["shape"],
         "chunks": spec["chunks"],
         "dtype": numpy.dtype(spec["dtype"]).newbyteorder("<").str,
-        "compressor": {"id": "zstd", "level": 1} if spec.get("compressor") else None,
+        "compressor": {"id": "zlib", "level": 1} if spec.get("compressor") else None,
         "filters": None,
         "order": "C",
         "fill_value": spec.get("fill", 0),

@@ -77,7 +77,7 @@ class Writer:
             shape=tuple(spec["shape"]),
             chunks=tuple(spec["chunks"]) or None,
             dtype=spec["dtype"],
-            compressor=codecs.Zstd(level=1) if spec.get("compressor") else None,
+            compressor=codecs.Zlib(level=1) if spec.get("compressor") else None,
             fill_value=spec.get("fill", 0),
             store=self._store(separator),
             path=path,
@@ -88,7 +88,7 @@ class Writer:
     def _array_v3(self, path: str, spec: dict[str, Any]) -> Any:
         version = spec["zarr_format"]
         codecs: Any = importlib.import_module("zarr.codecs" if version == 3 else "numcodecs")
-        compressor = codecs.ZstdCodec(level=1) if version == 3 else codecs.Zstd(level=1)
+        compressor = codecs.ZstdCodec(level=1) if version == 3 else codecs.Zlib(level=1)
         shards: Any = tuple(spec["shards"]) if spec.get("shards") else None
         if shards and spec.get("index_location", "end") != "end":
             shards = {"shape": shards, "index_location": spec["index_location"]}
