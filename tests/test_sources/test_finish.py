@@ -417,19 +417,23 @@ evidence = st.builds(
     st.sampled_from([NOW - 9, NOW - 1]),
 )  # fmt: skip
 markers = st.builds(
-    Marker, st.just("complete"), st.sampled_from([NOW - 9, NOW - 1]), st.sampled_from(["", "m"]), st.booleans()
+    Marker,
+    st.just("complete"),
+    st.sampled_from([NOW - 9, NOW - 1]),
+    st.sampled_from(["", "m"]),
+    st.sampled_from([False, False, True]),
 )
 listings = st.builds(Listed, st.just("L"), st.booleans(), st.sampled_from([0, 4]), some_paths)
 FIELDS = {
-    "quiet_s": spans, "gap_s": st.sampled_from([100.0, 1000.0]), "settle_s": st.sampled_from([0.0, 60.0]),
+    "gap_s": st.sampled_from([100.0, 1000.0]), "settle_s": st.sampled_from([0.0, 60.0]),
     "settle_given": st.booleans(), "listed": st.just(False), "begun": st.just(False), "declared_by": st.just("ann"),
     "complete": st.sampled_from([Complete(FINISHED), Complete(ABORTED)]), "complete_left_over": st.just(True),
     "manifests": st.lists(listings, max_size=1), "markers": st.lists(markers, max_size=1),
     "walk_begun_s": st.sampled_from([NOW - 5, NOW]), "in_flight": st.just(3), "writer_alive": st.booleans(),
     "locks": st.just(("l",)), "lock_released": st.just("l"), "open_files": st.sampled_from([{"x": 5.0}, {"x": 1e5}]),
     "torn": some_paths, "temporary": some_paths, "unparsable": some_paths, "held": st.just(("x",)),
-    "promised": some_paths, "hierarchy": st.booleans(), "expected": st.just(10), "there": st.sampled_from([4, 10]),
-    "empty": st.just(6), "grew": some_paths, "expect": st.sampled_from(["dense", "sparse", "file"]),
+    "promised": some_paths, "hierarchy": st.booleans(), "expected": st.just(100), "there": st.sampled_from([40, 100]),
+    "empty": st.just(60), "grew": some_paths, "expect": st.sampled_from(["dense", "sparse", "file"]),
     "list_total": st.just(5), "list_absent": st.just(2), "extra": st.lists(evidence, max_size=1),
     "extra_awaited": st.just(("e",)),
 }  # fmt: skip
@@ -438,14 +442,15 @@ FIELDS = {
 @st.composite
 def _facts(draw):
     """Few things at once, or many: what nothing says is seen as often as what everything says."""
-    names = draw(st.lists(st.sampled_from(sorted(FIELDS)), unique=True))
-    base = Facts(now_s=NOW, quiet_s=draw(spans), writer_pid=7)
+    names = draw(st.lists(st.sampled_from(sorted(FIELDS)), unique=True, max_size=draw(st.sampled_from([2, 4, 40]))))
+    base = draw(st.sampled_from([Facts(NOW, 15.0), MARKED, FULL, BASE]))
+    base = replace(base, quiet_s=draw(spans), writer_pid=7)
     return replace(base, **{name: draw(FIELDS[name]) for name in names})
 
 
 facts_all = _facts()
 rule_texts = st.sampled_from(
-    ["auto", "grid", "writer", "quiet=1m", "quiet=2h", "marker=m", "manifest=L", "profile=p", "now"]
+    ["auto", "auto", "grid", "writer", "quiet=2h", "marker=m", "manifest=L", "profile=p", "now"]
 )
 rules_all = st.lists(rule_texts, min_size=1, max_size=3).map(parse)
 
@@ -565,7 +570,7 @@ def test_one_more_sign_of_life_never_ends_it(rules, facts, sign):
 
 ADDED_EVIDENCE = st.sampled_from(
     [{"markers": (Marker("complete", NOW - 9), Marker("m", NOW - 9, "m")), "walk_begun_s": NOW}, {"in_flight": 0},
-     {"lock_released": "l"}, {"there": 10, "list_absent": 0}, {"declared_by": "ann"}, {"settle_given": True}]
+     {"lock_released": "l"}, {"there": 100, "list_absent": 0}, {"declared_by": "ann"}, {"settle_given": True}]
 )  # fmt: skip
 
 
