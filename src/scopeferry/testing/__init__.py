@@ -10,12 +10,13 @@ from typing import Any
 
 _PUBLIC = {
     "Faulty": "scopeferry.testing.faulty",
+    "SlowWriter": "scopeferry.testing.slow_writer",
     "SourceContract": "scopeferry.testing.contracts",
     "StoreContract": "scopeferry.testing.contracts",
     "TaskContract": "scopeferry.testing.contracts",
 }
 
-__all__ = ["Faulty", "SourceContract", "StoreContract", "TaskContract"]
+__all__ = ["Faulty", "SlowWriter", "SourceContract", "StoreContract", "TaskContract"]
 
 
 def __getattr__(name: str) -> Any:
