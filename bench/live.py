@@ -32,7 +32,7 @@ from pathlib import Path
 import data
 import harness
 from harness import Row, Sample, Step, Tool, ToolFailed
-from live_sets import Steps, finished_sets, live_sets
+from live_sets import METADATA, Steps, finished_sets, live_sets
 from scopeferry.testing.environments import Unavailable, python_of
 from scopeferry.testing.slow_writer import SlowWriter
 
@@ -150,31 +150,35 @@ class Bench:
         return sample
 
     def follow(self, tool: Tool | None, steps: Steps) -> Followed:
-        """Write the set at its pace with this copier beside (None: alone); `harness.ToolFailed` if the trees differ."""
+        """Write the set at its pace with this copier beside (None: alone); `harness.ToolFailed` if the trees differ.
+
+        Whether the marker is copied is left to the copier: softcopy does not.
+        """
         self.clear()
         with SlowWriter(self.source, steps.writer, **steps.settings) as writer:
             writer.do(*steps.before)
             if tool is None:
                 return _alone(writer, steps)
-            with (
-                harness.running(tool.steps(self.source, self.copy)[0], self.log) as copier,
-                watched(copier.pid) as seen,
-            ):
+            step = tool.steps(self.source, self.copy)[0]
+            with with_children(step, self.log) as copier, watched(copier.pid) as seen:
                 began = time.time()
                 self._first(copier, began, steps)
                 writer.start(steps.series)
                 (times,) = writer.wait(timeout_s=1800)
-                arrived = data.shape(self.copy)[1] if self.copy.is_dir() else 0
+                arrived = sum(found.st_size for _, found in present(self.copy))
                 writer.finish(MARKER)
                 code, ended = self._ended(copier)
-        harness.check_exit(tool.steps(self.source, self.copy)[0], code, self.log)
+        harness.check_exit(step, code, self.log)
+        found = self._measured(began, ended, times, arrived, seen, steps)
+        for side in (self.source, self.copy):
+            (side / MARKER).unlink(missing_ok=True)
         harness.check_equal(self.source, self.copy, whole=True)
-        return self._measured(began, ended, times, arrived, seen, steps)
+        return found
 
     def _first(self, copier: subprocess.Popen[bytes], began: float, steps: Steps) -> None:
         """Wait until the copier is at work: what was there before it has arrived (or a backlog has begun to)."""
         while time.time() < began + 30 and copier.poll() is None:
-            if self.copy.is_dir() and any(steps.is_chunk(path) for path, _ in data.walk(self.copy)):
+            if any(steps.is_chunk(path) for path, _ in present(self.copy)):
                 return
             time.sleep(0.02)
 
@@ -183,8 +187,6 @@ class Bench:
         try:
             code = copier.wait(patience_s)
         except subprocess.TimeoutExpired:
-            for pid in reversed(family(copier.pid)):  # softcopy's processes do not all end with the first
-                os.kill(pid, signal.SIGKILL)
             raise ToolFailed(f"has not ended {patience_s:.0f} s after the marker") from None
         return code, time.time()
 
@@ -270,6 +272,33 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else float("nan")
+
+
+@contextmanager
+def with_children(step: Step, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A copier; what still runs of it at the end of the block is killed, its children too (the loop's, softcopy's)."""
+    with harness.running(step, log) as process:
+        try:
+            yield process
+        finally:
+            for pid in family(process.pid) if process.poll() is None else ():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+
+def present(folder: Path) -> list[tuple[str, os.stat_result]]:
+    """Files of a tree in motion that bear a final name; what goes while it is listed is left out."""
+    found: list[tuple[str, os.stat_result]] = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(place, name)
+            try:
+                found.append((os.path.relpath(path, folder), os.lstat(path)))
+            except FileNotFoundError:
+                continue
+    return [(path, seen) for path, seen in found if not os.path.basename(path).startswith(".") or path in METADATA]
 
 
 @dataclass(slots=True)
@@ -474,30 +503,37 @@ def case_burst(bench: Bench, case: str) -> list[Row]:
 
 def case_kill(bench: Bench, case: str) -> list[Row]:
     """H: SIGKILL half way, then the same command: what was written again, beyond what was in flight."""
-    source = bench.finished(case)
     again = []
-    for _ in range(bench.rounds):
-        bench.clear()
-        step = bench.ours(source, bench.copy)
-        total = data.shape(source)[0]
-        with harness.running(step, bench.log) as process:
-            while len(arrived(bench.copy)) < total / 2 and process.poll() is None:
-                time.sleep(0.01)
-        inodes = arrived(bench.copy)
-        harness.timed([step], bench.log)
-        harness.check_equal(source, bench.copy, whole=True)
-        after = arrived(bench.copy)
-        again.append(sum(after[path] != inode for path, inode in inodes.items()))
+    for turn in range(bench.rounds):
+        try:
+            again.append(killed_and_again(bench, bench.finished(case)))
+            harness.say(f"{case}        round {turn + 1:2}  {again[-1]} files written again")
+        except ToolFailed as error:
+            bench.results.fail(case, "full", str(error))
+            break
     bench.clear()
     return [Row("H: files written again", again, 4 + 2, None, " ", "max")]
 
 
+def killed_and_again(bench: Bench, source: Path) -> int:
+    """Files that had arrived when it was killed and bear another inode at the end."""
+    bench.clear()
+    step, half = bench.ours(source, bench.copy), data.shape(source)[0] / 2
+    with harness.running(step, bench.log) as process:  # killed at the end of the block
+        while len(arrived(bench.copy)) < half:
+            if process.poll() is not None:
+                harness.check_exit(step, process.returncode or 1, bench.log)
+            time.sleep(0.01)
+    inodes = arrived(bench.copy)
+    harness.timed([step], bench.log)
+    harness.check_equal(source, bench.copy, whole=True)
+    after = arrived(bench.copy)
+    return sum(after[path] != inode for path, inode in inodes.items())
+
+
 def arrived(copy: Path) -> dict[str, int]:
-    """Inode of each file that bears a final name; a tree in motion may lack what it had a moment ago."""
-    try:
-        return {path: found.st_ino for path, found in data.walk(copy) if not path.endswith(".part")}
-    except FileNotFoundError:
-        return {}
+    """Inode of each file that bears a final name."""
+    return {path: found.st_ino for path, found in present(copy)}
 
 
 def case_folders(bench: Bench, case: str) -> list[Row]:
