@@ -406,8 +406,8 @@ def case_steady(bench: Bench, case: str) -> list[Row]:
         value, against = partial(bench.values, layout, "full"), partial(bench.against, layout, "full", "loop")
         chunks = steps.chunks
         rows += [
-            Row(f"{layout}: arrival p50", value(lambda f: f.arrival(50)), 0.05, 0.02, " s"),
-            Row(f"{layout}: arrival p99", value(lambda f: f.arrival(99)), 0.25, 0.1, " s"),
+            Row(f"{layout}: arrival p50", value(lambda f: 1e3 * f.arrival(50)), 50, 20, " ms"),
+            Row(f"{layout}: arrival p99", value(lambda f: 1e3 * f.arrival(99)), 250, 100, " ms"),
             Row(f"{layout}: arrival p50 / loop", against(lambda f: f.arrival(50)), 0.25),
             Row(f"{layout}: arrival p99 / loop", against(lambda f: f.arrival(99)), 0.5),
             Row(f"{layout}: chunks left for the end", value(lambda f: f.after_end), 0, None, " ", "max"),
@@ -422,11 +422,15 @@ def case_steady(bench: Bench, case: str) -> list[Row]:
             Row(f"{layout}: memory", value(lambda f: f.memory_bytes / 1e6), 150, 90, " MB", "max"),
             Row(f"{layout}: processes", value(lambda f: f.processes), 1, None, " ", "max"),
             Row(f"{layout}: log", value(lambda f: f.log_bytes / 1e3), 20, None, " kB", "max"),
-            Row(f"{layout}: start to first chunk", value(lambda f: f.first_s), 0.7, 0.4, " s"),
+            Row(f"{layout}: start to first chunk", value(lambda f: 1e3 * f.first_s), 700, 400, " ms"),
             Row(
-                f"{layout}: arrival p50, softcopy", bench.values(layout, "softcopy", lambda f: f.arrival(50)), unit=" s"
+                f"{layout}: arrival p50, softcopy",
+                bench.values(layout, "softcopy", lambda f: 1e3 * f.arrival(50)),
+                unit=" s",
             ),
-            Row(f"{layout}: arrival p50, loop", bench.values(layout, "loop", lambda f: f.arrival(50)), unit=" s"),
+            Row(
+                f"{layout}: arrival p50, loop", bench.values(layout, "loop", lambda f: 1e3 * f.arrival(50)), unit=" ms"
+            ),
         ]
     return rows
 
@@ -478,7 +482,7 @@ def case_shots(bench: Bench, case: str) -> list[Row]:
             sent.append(envelope["bytes"] / data.shape(bench.source)[1])
             equal += 1
         except ToolFailed as error:
-            bench.results.fail(case, f"run {turn}", str(error))
+            bench.results.fail(case, tool.name, f"run {turn}: {error}")
     harness.say(f"F        {equal} of {runs} equal")
     return [
         Row("F: runs that ended unequal", [runs - equal], 0, None, " ", "max"),
@@ -546,8 +550,10 @@ def case_folders(bench: Bench, case: str) -> list[Row]:
     return [
         Row("I: files left for the end", left[0], None, None, " ", "max"),
         Row("I: the same, --watch scan", left[1], None, None, " ", "max"),
-        Row("I: arrival p50, --watch scan", bench.values(case, "scan", lambda f: f.arrival(50)), 0.3, None, " s"),
-        Row("I: arrival p50", bench.values(case, "full", lambda f: f.arrival(50)), unit=" s"),
+        Row(
+            "I: arrival p50, --watch scan", bench.values(case, "scan", lambda f: 1e3 * f.arrival(50)), 300, None, " ms"
+        ),
+        Row("I: arrival p50", bench.values(case, "full", lambda f: 1e3 * f.arrival(50)), unit=" ms"),
         Row("I: cores, watching and copying", cores),
         Row("I: watching alone, cores", watching(bench, steps), 0.05, 0.03),
     ]
