@@ -426,7 +426,7 @@ def case_steady(bench: Bench, case: str) -> list[Row]:
             Row(
                 f"{layout}: arrival p50, softcopy",
                 bench.values(layout, "softcopy", lambda f: 1e3 * f.arrival(50)),
-                unit=" s",
+                unit=" ms",
             ),
             Row(
                 f"{layout}: arrival p50, loop", bench.values(layout, "loop", lambda f: 1e3 * f.arrival(50)), unit=" ms"
