@@ -621,6 +621,97 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
+# -- what others do with a file ----------------------------------------------------------------------------------------
+
+_FLOCK = "@hhqqi0q"  # struct flock of fcntl(2): type, whence, start, length, process
+
+
+def is_written(folder: Folder, name: str) -> bool | None:
+    """Has anybody this file open for writing, or mapped so? None: it cannot be told.
+
+    Asked by taking a read lease and giving it back at once. A writer that opens the file meanwhile waits, or fails if
+    it will not wait: ask only of files that have been calm, and only on file systems where a lease is what it says. The
+    signal for a lease that is to be given back is SIGURG, which is ignored by default; SIGIO would kill us (fcntl(2)).
+    """
+    if not _LINUX:
+        return None
+    try:
+        fd = os.open(name, _READ, dir_fd=folder)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    try:
+        import signal
+
+        call, take, free = _fcntl(), fcntl.F_RDLCK, fcntl.F_UNLCK
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # the interpreter's lock is fresh after it: no turn is due below
+        if call(fd, fcntl.F_SETLEASE, take) == 0:
+            call(fd, fcntl.F_SETLEASE, free)
+            return False
+        import ctypes
+
+        return True if ctypes.get_errno() == errno.EAGAIN else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+_near_fcntl: Any = None
+
+
+def _fcntl() -> Any:
+    """``fcntl`` that keeps the interpreter's lock: between two calls no other thread may take its turn."""
+    global _near_fcntl  # noqa: PLW0603  (loaded once, at first use)
+    if _near_fcntl is None:
+        import ctypes
+
+        function = ctypes.PyDLL(None, use_errno=True).fcntl
+        function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int)
+        _near_fcntl = function
+    return _near_fcntl
+
+
+def is_locked(folder: Folder, name: str) -> bool | None:
+    """Does another one hold a lock (of the kind of F_SETLK or F_OFD_SETLK) on any byte? None: it cannot be told."""
+    if not _LINUX:
+        return None
+    import struct
+
+    try:
+        fd = os.open(name, _READ, dir_fd=folder)
+    except OSError:
+        return None
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        found: int = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0]
+        return found != fcntl.F_UNLCK
+    except (OSError, struct.error):
+        return None
+    finally:
+        os.close(fd)
+
+
+def process_start(pid: int) -> int | None:
+    """When a living process began, in a unit of the system's, so that another one of the same number is told apart;
+    0 where that is not known, None if there is none, or it has ended and only its parent does not know yet.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # proc(5): the name may hold anything
+        return None if fields[0] in {b"Z", b"X"} else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return 0
+    except (OSError, OverflowError):
+        return None
+    return 0
+
+
 # -- stepping back -----------------------------------------------------------------------------------------------------
 
 _IOPRIO_SET = {

@@ -84,14 +84,17 @@ _FUNCTIONS = {
     "GetFileInformationByHandle": "bhp",
     "GetFileInformationByHandleEx": "bhdpd",
     "GetFinalPathNameByHandleW": "dhpdd",
+    "GetProcessTimes": "bhpppp",
     "GetVolumeInformationW": "bwpdppppd",
     "GetVolumePathNameW": "bwpd",
     "LockFileEx": "bhddddp",
     "MoveFileExW": "bwwd",
+    "OpenProcess": "hddd",
     "ReOpenFile": "hhddd",
     "SetFileAttributesW": "bwd",
     "SetFileInformationByHandle": "bhdpd",
     "SetThreadPriority": "bhb",
+    "WaitForSingleObject": "dhd",
 }
 
 _loaded: dict[str, Any] = {}
@@ -833,6 +836,51 @@ def file_limit() -> int:
 def is_root() -> bool:
     """May we do what only an administrator may? Nothing here asks for that."""
     return False
+
+
+# -- what others do with a file ----------------------------------------------------------------------------------------
+
+_SHARE_NO_WRITE, _SHARING_VIOLATION = 5, 32  # read, delete; ERROR_SHARING_VIOLATION
+_QUERY_LIMITED, _NOT_SIGNALED, _NO_SUCH_PROCESS = 0x1000, 0x102, 87  # WAIT_TIMEOUT, ERROR_INVALID_PARAMETER
+
+
+def is_written(folder: Folder, name: str) -> bool | None:
+    """Has anybody this file open for writing? None: it cannot be told.
+
+    Asked by opening it so that others may not write, and closing it at once. A writer that opens the file meanwhile
+    fails: ask only of files that have been calm.
+    """
+    try:
+        handle = _open(_child(folder, name), _READ, _AS_LINK, share=_SHARE_NO_WRITE)
+    except OSError as error:
+        return True if getattr(error, "winerror", 0) == _SHARING_VIOLATION else None
+    _close(handle)
+    return False
+
+
+def is_locked(folder: Folder, name: str) -> bool | None:
+    """Is it held by another one? Here that is the same as being open for writing."""
+    return is_written(folder, name)
+
+
+def process_start(pid: int) -> int | None:
+    """When a living process began, in a unit of the system's, so that another one of the same number is told apart;
+    0 where that is not known, None if there is none, or it has ended.
+    """
+    try:
+        handle = _call("OpenProcess", _QUERY_LIMITED | _SYNCHRONIZE, 0, pid)
+    except OSError as error:
+        return None if getattr(error, "winerror", 0) == _NO_SUCH_PROCESS else 0
+    try:
+        if _function("WaitForSingleObject")(handle, 0) != _NOT_SIGNALED:
+            return None
+        times = [_ctypes().create_string_buffer(8) for _ in range(4)]
+        _call("GetProcessTimes", handle, *times)
+        return int.from_bytes(times[0].raw, "little")
+    except OSError:
+        return 0
+    finally:
+        _close(handle)
 
 
 # -- stepping back -----------------------------------------------------------------------------------------------------
