@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scopeferry.copying import record
-from scopeferry.copying.listing import Listing
+from scopeferry.copying.expected import Expected
 from scopeferry.copying.record import FOLDER, Record
 from scopeferry.errors import UsageError
 from scopeferry.kernel import journal as states
@@ -43,9 +43,9 @@ def copied(path, digest=ONE, **more) -> dict:
 
 
 def folded(folder) -> dict[bytes, object]:
-    with Listing() as listing:
-        listing.add_records(str(folder))
-        return {item.path: item for item in listing.items()}
+    with Expected() as expected:
+        record.fold(str(folder), expected, whole=True)
+        return {item.path: item for item in expected.items()}
 
 
 def rows(folder, tmp_path, after=0) -> dict[bytes, states.Row]:
@@ -239,7 +239,7 @@ def test_kinds(tmp_path):
         states.HARDLINK,
     ]
     assert os.fsencode(found[b"sub/link"].target) == b"a\xff"
-    assert (found[b"x%3Ay"].source, found[b"sub/hard"].leader) == (b"x:y", b"sub/file")
+    assert (found[b"x%3Ay"].origin, found[b"sub/hard"].leader) == (b"x:y", b"sub/file")
     assert b"\xff" in found
     with Journal(str(tmp_path / "j.sqlite")) as journal:
         record.fold(str(tmp_path), journal)

@@ -171,7 +171,8 @@ def test_a_new_generation_is_written_and_fits(made):
     result = repair(made.src, made.dst)
     header, *entries, end = made.lines()
     assert (header["generation"], header["job"]) == (2, "repair")
-    assert [entry["action"] for entry in entries] == ["repaired"]
+    assert [entry["action"] for entry in entries] == ["set_aside", "repaired"]
+    assert (made.records() / entries[0]["set_aside"]).stat().st_size == NAMES["a.tif"]
     assert (end["state"], end["counts"]["repaired"], end["finish"]["state"]) == ("complete", 1, "finished")
     assert result.record.endswith("0002.jsonl")
     assert record.check_chain(str(made.records())) == []
@@ -260,7 +261,7 @@ def test_what_is_read_back_wrong_is_sent_again(made):
     with Steps() as steps:
         steps.after("write_at", damage, when=lambda fd, *_: "/.sf-" in path_of(fd))
         assert repair(made.src, made.dst).exit_code == 0
-    entry = next(line for line in made.lines() if line.get("path") == "a.tif")
+    entry = next(line for line in made.lines() if line.get("path") == "a.tif" and line["action"] == "repaired")
     assert entry["attempts"] == 2
     assert verify(made.dst).exit_code == 0
 

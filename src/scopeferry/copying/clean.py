@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scopeferry.copying import record
-from scopeferry.copying.listing import CHECK, GOOD, HEALED, Item, Listing, split
-from scopeferry.copying.record import FOLDER, Record, path_json
+from scopeferry.copying.expected import CHECK, GOOD, HEALED, KINDS, LEAVES, Expected, Item
+from scopeferry.copying.record import FOLDER, Record, path_json, split
+from scopeferry.copying.verify import failed
 from scopeferry.errors import ItemError, Refused, ScopeferryError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
@@ -41,10 +42,9 @@ class Copy:
     root: str
     disk: Disk
     device: int
-    listing: Listing
+    expected: Expected
     journal: Journal | None
-    record: Record | None = None
-    cut_off: bool = False
+    cut_off: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,19 +165,15 @@ class SourceItem:
 def source_tasks(source: TreeSource, copies: Sequence[Copy], needed: int, control: Control) -> Iterator[SourceItem]:
     """All files and links that some copy holds, each once."""
     for number, copy in enumerate(copies):
-        for item in copy.listing.items(kinds=(states.FILE, states.HARDLINK, states.SYMLINK)):
+        for item in copy.expected.items(kinds=LEAVES):
             if control.stopped:
                 return
             path = item.origin
-            if any(earlier.listing.of_source(path) is not None for earlier in copies[:number]):
+            if any(earlier.expected.of(path) is not None for earlier in copies[:number]):
                 continue
-            wants = []
-            for one in copies[number:]:
-                found = item if one is copy else one.listing.of_source(path)
-                if found is not None:
-                    wants.append(Want(found, one.device, _noted(one.journal, found)))
-            if wants:
-                yield SourceItem(source, os.fsdecode(path), tuple(wants), needed)
+            held = [(one, item if one is copy else one.expected.of(path)) for one in copies[number:]]
+            wants = [Want(found, one.device, _noted(one.journal, found)) for one, found in held if found is not None]
+            yield SourceItem(source, os.fsdecode(path), tuple(wants), needed)
 
 
 def _noted(journal: Journal | None, item: Item) -> int | None:
@@ -193,7 +189,7 @@ def _noted(journal: Journal | None, item: Item) -> int | None:
 class SourceLedger:
     """What is to be freed goes into ``free``; what speaks against it is told. ``gone`` counts what went before."""
 
-    free: Listing
+    free: Expected
     copies: Sequence[Copy]
     run: str = ""
     files: int = 0
@@ -209,11 +205,11 @@ class SourceLedger:
             assert isinstance(task, SourceItem)
             if isinstance(answer, Failure):
                 self.problems += 1
-                events.append(_refused(self.run, task.key, answer.code, answer.message))
+                events.append(failed(self.run, task.key, answer.code, answer.message))
                 continue
             looked: Looked = answer.payload
             self.problems += len(looked.problems)
-            events += [_refused(self.run, task.key, code, message) for code, message in looked.problems]
+            events += [failed(self.run, task.key, code, message) for code, message in looked.problems]
             if looked.facts is not None:
                 rows.append(self._to_free(task, *looked.facts))
             elif (
@@ -223,57 +219,46 @@ class SourceLedger:
             ):
                 self.gone += 1
                 rows.append(_free_item(task, Mark(0, task.size, 0, 0), 1, GOOD))
-        self.free.begin()
-        self.free.add_source(rows)
-        self.free.commit()
+        self.free.put(rows)
         return events
 
     def _to_free(self, task: SourceItem, mark: Mark, names: int) -> Item:
         self.files += 1
-        self.bytes_freed += _share(mark.size, names, task.wants[0].item.kind)
+        item = _free_item(task, mark, names, CHECK)
+        self.bytes_freed += _share(item)
         self.newest = max(self.newest, (mark.mtime_ns, task.key))
-        return _free_item(task, mark, names, CHECK)
+        return item
 
 
 def _free_item(task: SourceItem, mark: Mark, names: int, state: int) -> Item:
-    item = task.wants[0].item
+    item, path = task.wants[0].item, os.fsencode(task.key)
     return Item(
-        *split(os.fsencode(task.key)), item.kind, mark.size, mark.mtime_ns, names, item.target, None, item.algorithm,
-        item.digest, item.more, None, 0.0, state, 0, 1, None, None, mark.inode, mark.ctime_ns,
+        path, path, item.kind, state, mark.size, mark.mtime_ns, item.algorithm, item.digest, item.further,
+        target=item.target, found=False, inode=mark.inode, ctime_ns=mark.ctime_ns, names=names,
     )  # fmt: skip
 
 
-def _share(size: int, names: int, kind: int) -> int:
+def _share(item: Item) -> int:
     """The bytes that go with one of the names of a file."""
-    return 0 if kind == states.SYMLINK else size // names
+    return 0 if item.kind == states.SYMLINK else (item.size or 0) // item.names
 
 
-def _refused(run: str, path: str, code: str, message: str) -> Event:
-    return Event("failed", run, path, 1, 0, {"code": code, "message": message})
-
-
-def add_folders(free: Listing, copies: Sequence[Copy]) -> None:
+def add_folders(free: Expected, copies: Sequence[Copy]) -> None:
     """The folders that a record names, and those that hold what is freed: they go when they are empty."""
-    free.begin()
     for copy in copies:
-        for item in copy.listing.items(kinds=(FOLDER,)):
-            if item.path:
-                free.add_source([Item(*split(item.origin), FOLDER)])
+        free.put(Item(item.origin, item.origin, FOLDER) for item in copy.expected.items(kinds=(FOLDER,)) if item.origin)
     last = b""
-    for item in free.items(kinds=(states.FILE, states.HARDLINK, states.SYMLINK)):
-        if item.head != last:
-            last = item.head
-            free.add_source(_above(last))
-    free.commit()
+    for item in free.items(kinds=LEAVES):
+        head = split(item.path)[0]
+        if head != last:
+            last = head
+            free.put(_above(last))
 
 
-def _above(head: bytes) -> list[Item]:
-    found = []
+def _above(head: bytes) -> Iterator[Item]:
     while head:
-        path = head[:-1]
-        found.append(Item(*split(path), FOLDER))
-        head = split(path)[0]
-    return found
+        yield Item(head[:-1], head[:-1], FOLDER)
+        head = split(head[:-1])[0]
 
 
 # -- the only place where a source is touched --------------------------------------------------------------------------
@@ -288,7 +273,7 @@ class Freeing:
 
     source: TreeSource
     copies: Sequence[Copy]
-    free: Listing
+    free: Expected
     records: Sequence[Record]
     control: Control
     run: str = ""
@@ -327,14 +312,14 @@ class Freeing:
 
     def _files(self, here: Folders, there: Sequence[Folders], bin_: Folders | None) -> Iterator[Event]:
         head, folder = None, None
-        kinds = (states.FILE, states.HARDLINK, states.SYMLINK)
         try:
-            for item in self.free.items(CHECK, kinds=kinds):
-                if item.head != head or self._due():
+            for item in self.free.items(CHECK, kinds=LEAVES):
+                if split(item.path)[0] != head or self._due():
                     self._flush(folder)
                     if self._due():
                         yield from self._tell()
-                    head, folder = item.head, here.open(os.fsdecode(item.head).rstrip("/"))
+                    head = split(item.path)[0]
+                    folder = here.open(os.fsdecode(head).rstrip("/"))
                 self.control.check()
                 self._unlink(item, folder, there, bin_)
                 self._waiting.append(item)
@@ -352,16 +337,17 @@ class Freeing:
             system.flush_folder(folder)
 
     def _unlink(self, item: Item, folder: Any, there: Sequence[Folders], bin_: Folders | None) -> None:
-        path, name = os.fsdecode(item.path), os.fsdecode(item.name)
+        path = os.fsdecode(item.path)
+        name = path.rpartition("/")[2]
         self._check_copies(item, there)
-        wanted = self.free.get(item.path)  # the time of change moves with each other name of the inode that goes
+        wanted = self.free.of(item.path)  # the time of change moves with each other name of the inode that goes
         assert wanted is not None
         try:
             entry = system.lstat(folder, name)
         except FileNotFoundError as error:
             raise Refused(f"vanished at the source meanwhile: {printable(path)}", code=CHANGED, path=path) from error
         found = publish.mark(entry, steady=self.source.disk.steady)
-        if found != Mark(wanted.inode or 0, wanted.size or 0, wanted.mtime_ns or 0, wanted.ctime_ns or 0):
+        if found != Mark(wanted.inode, wanted.size or 0, wanted.source_mtime_ns or 0, wanted.ctime_ns):
             raise Refused(f"changed at the source meanwhile: {printable(path)}", code=CHANGED, path=path)
         several = entry.st_nlink > 1 and stat.S_ISREG(entry.st_mode)
         fd = system.open_source(folder, name) if several else -1
@@ -379,8 +365,8 @@ class Freeing:
     def _check_copies(self, item: Item, there: Sequence[Folders]) -> None:
         """Is each copy of it still the file that was read?"""
         for copy, folders in zip(self.copies, there, strict=True):
-            held = copy.listing.of_source(item.path)
-            if held is None or held.inode is None:
+            held = copy.expected.of(item.path)
+            if held is None or held.kind == states.SYMLINK:
                 continue
             head, _, name = os.fsdecode(held.path).rpartition("/")
             try:
@@ -403,29 +389,26 @@ class Freeing:
             line = self._line(item, now)
             self.records[0].add(line)
             for copy, rec in zip(self.copies, self.records[1:], strict=True):
-                held = copy.listing.of_source(item.path)
+                held = copy.expected.of(item.path)
                 if held is not None and not (held.freed and item.state == GOOD):
                     rec.add(line)
         for rec in self.records:
             rec.flush()
         for copy in self.copies:
             if copy.journal is not None:
-                copy.journal.note("freed", [(item.head, item.name, int(now)) for item in items])
-        self.free.begin()
-        self.free.settle((HEALED, None, None, item.head, item.name) for item in items)
-        self.free.commit()
+                copy.journal.note("freed", [(*split(item.path), int(now)) for item in items])
+        self.free.mark((item, HEALED, None) for item in items)
         for item in items:
-            size = _share(item.size or 0, item.mode or 1, item.kind)
+            size = _share(item)
             if item.state != GOOD:
                 self.freed += 1
                 self.freed_bytes += size
             yield Event("done", self.run, os.fsdecode(item.path), 1, size, {"action": "freed", "read_back": "no"}, now)
 
     def _line(self, item: Item, now: float) -> str:
-        kind = {states.SYMLINK: "link", states.HARDLINK: "hardlink"}.get(item.kind, "file")
-        where = [copy.root for copy in self.copies if copy.listing.of_source(item.path) is not None]
+        where = [copy.root for copy in self.copies if copy.expected.of(item.path) is not None]
         facts = {
-            "kind": kind, "size": item.size, "target": item.link, "action": "freed", "copies": where,
+            "kind": KINDS[item.kind], "size": item.size, "target": item.link, "action": "freed", "copies": where,
             "at": round(now, 3),
             "digest": {name: digest.hex() for name, digest in item.digests.items()} or None,
             "note": "was gone when an interrupted run was resumed" if item.state == GOOD else None,
@@ -470,11 +453,6 @@ def is_cut_off(headers: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> bool
     """Did a run of `clean` not come to its end?"""
     ends = [end for head, end in headers if head.get("job") == "clean"]
     return bool(ends) and ends[-1].get("state") in {None, record.CUT_OFF}
-
-
-def last_copy(headers: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(first line, end line) of the last generation that copied something or declared the source finished."""
-    return next((one for one in reversed(headers) if one[0].get("job", "transfer") == "transfer"), ({}, {}))
 
 
 def is_declared(end: dict[str, Any]) -> tuple[bool, str]:

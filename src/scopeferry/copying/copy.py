@@ -47,6 +47,7 @@ class Copied:
     target: str | None = None
     stored: str | None = None
     note: str | None = None
+    aside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,7 @@ def _outcome(task: CopyItem, entry: Entry, facts: dict[str, Any]) -> Outcome:
         facts.get("target"),
         stored,
         facts.get("note"),
+        entry.aside,
     )
     size = 0 if facts.get("target") is not None else entry.mark.size
     return Outcome(task.key, size, entry.digests, entry.mark, entry.read_back, copied)
@@ -704,6 +706,8 @@ class CopyLedger:
             more += f', "attempts": {copied.attempts}'
         if isinstance(task, LinkItem):
             more += f', "leader": {json.dumps(task.leader)}'
+        if copied.aside:
+            self.record.entry(task.key, kind, "set_aside", was=copied.was, set_aside=copied.aside, at=round(now, 3))
         found = ", ".join(f'"{name}": "{digest.hex()}"' for name, digest in digests.items())
         size = task.row.size if isinstance(task, LinkItem) else copied.source.size
         self.record.add(

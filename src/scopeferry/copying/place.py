@@ -37,6 +37,14 @@ def make_private(folder: str) -> None:
         os.mkdir(folder, 0o700)
 
 
+def make_shared(folder: str) -> None:
+    """Make a record folder that those may read who may read the data beside it; one in our state folder is private."""
+    if (folder + os.sep).startswith(state_folder() + os.sep):
+        make_private(folder)
+    else:
+        os.makedirs(folder, exist_ok=True)
+
+
 def destination_name(dst: str) -> str:
     """A short name for a destination that no other one has."""
     return f"{os.path.basename(dst)[:40] or 'root'}-{publish.path_hash(os.fsencode(dst))}"
@@ -132,7 +140,7 @@ class Lock:
 
     def acquire(self) -> None:
         """Take it; raises Temporary (SF-321) naming host, pid and start of the run that holds it."""
-        make_private(os.path.dirname(self.path))
+        make_shared(os.path.dirname(self.path))
         self._fd = os.open(
             self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0), 0o600
         )

@@ -173,8 +173,8 @@ class Plan:
         prefix = os.fsencode(head)
         known = self.journal.folder_facts(prefix)
         merge = FolderMerge(self, path, head, folder, twin)
-        with listing:
-            entries = list(islice(listing, CHUNK))
+        with listing as found:
+            entries = list(islice(found, CHUNK))
             small = len(entries) < CHUNK and (known is None or self.journal.count(prefix) <= 4 * CHUNK)
             rows = self.journal.raw_folder(prefix) if small and known is not None else {}
             if self.names is not None and self.only is None:
@@ -191,7 +191,7 @@ class Plan:
                     known = self.journal.folder_facts(prefix)
                 if not small:
                     yield None
-                entries = [] if small else list(islice(listing, CHUNK))
+                entries = [] if small else list(islice(found, CHUNK))
         yield from (event for event in merge.events if event.kind == "failed" or not self.again)
         names = {entry.name for entry in merge.all} if small else None
         if twin is not None and self.only is None:

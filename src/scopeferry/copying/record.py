@@ -20,6 +20,7 @@ import time
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby, islice
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NamedTuple
 
@@ -422,7 +423,7 @@ def replay(folder: str, after: int = 0) -> Iterator[tuple[dict[str, Any], Standi
             try:
                 if number == 1:
                     header = entry
-                    working, keep = _working(entry), _kept(entry)
+                    working, keep = _working(entry), _keeps(entry)
                     continue
                 yield header, _standing(entry, working, keep)
             except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -438,7 +439,7 @@ def _working(header: dict[str, Any]) -> str:
     return next((name for name in names if isinstance(name, str) and name in ALGORITHMS), "xxh128")
 
 
-def _kept(header: dict[str, Any]) -> frozenset[str]:
+def _keeps(header: dict[str, Any]) -> frozenset[str]:
     keep = header.get("keep")
     if keep is None:
         return frozenset(KEEP_DEFAULT)
@@ -536,30 +537,34 @@ def _digests(entry: dict[str, Any]) -> dict[str, bytes]:
 # -- folded into a journal ---------------------------------------------------------------------------------------------
 
 
-def fold(folder: str, journal: Journal, after: int = 0) -> int:
+def fold(
+    folder: str,
+    journal: Journal,
+    after: int = 0,
+    *,
+    whole: bool = False,
+    between: Callable[[], object] = lambda: None,
+) -> int:
     """Replay generations into a journal: a row DONE for each path that stands; the number of lines.
 
     Marks are unknown there (0), so a walk reads what the rows claim before it believes it. Name at the destination,
-    leader of a hard link and further digests become details: ``as``, ``leader``, ``digest:ALGO``.
+    leader of a hard link and further digests become details: ``as``, ``leader``, ``digest:ALGO``. If asked for the
+    ``whole``, so does what was kept of each entry (``mode``, ``time``, ``target``, ``xattrs``), when it was proved
+    (``proved``) and that it was ``freed`` at its source, and folders have rows like any other entry. ``between`` is
+    called now and then, and may raise.
     """
     count = 0
-    batch: list[Standing] = []
-    further = {f"digest:{name}" for name in journal.manifest_algorithms()} if after else set()
-    further |= {"as"} if journal.has_detail("as") else set()
-    for header, entry in replay(folder, after):
-        if is_freed_here(header, entry):
-            _apply(journal, batch, further)
-            batch = []
-            journal.forget(_head(entry.path), [entry.path.rpartition(b"/")[2]])
-            journal.commit()
-        if entry.action not in STANDS:
-            continue
-        count += 1
-        batch.append(entry)
-        if len(batch) >= 1000:
-            _apply(journal, batch, further)
-            batch = []
-    _apply(journal, batch, further)
+    details = {f"digest:{name}" for name in journal.manifest_algorithms()} if after else set()
+    details |= {"as"} if journal.has_detail("as") else set()
+    for gone, group in groupby(replay(folder, after), lambda one: one[1].action == "freed"):
+        while chunk := list(islice(group, 1000)):
+            between()
+            if gone:
+                _free(journal, chunk, details if whole else None)
+                continue
+            standing = [entry for _, entry in chunk if entry.action in STANDS]
+            count += len(standing)
+            _apply(journal, standing, details, whole=whole)
     older = generations(folder)
     if older:
         journal.set(generation=number_of(older[-1]))
@@ -582,45 +587,58 @@ def is_freed_here(header: dict[str, Any], entry: Standing) -> bool:
     return entry.action == "freed" and header.get("destination") in (header.get("sources") or ())
 
 
-def _head(path: bytes) -> bytes:
-    head = path.rpartition(b"/")[0]
-    return head + b"/" if head else b""
+def split(path: bytes) -> tuple[bytes, bytes]:
+    """(folder with its slash, name) of a path."""
+    at = path.rfind(b"/") + 1
+    return path[:at], path[at:]
 
 
-def _apply(journal: Journal, batch: list[Standing], further: set[str]) -> None:
-    """Write a batch; `further` collects the kinds of details that there are: what a line is silent about has gone."""
+def _free(journal: Journal, chunk: list[tuple[dict[str, Any], Standing]], details: set[str] | None) -> None:
+    """What a record's own folder has lost stands no more; what its source has lost is noted, if `details` are kept."""
+    for header, entry in chunk:
+        head, name = split(entry.path)
+        if is_freed_here(header, entry):
+            journal.forget(head, [name])
+    journal.commit()
+    if details is not None:
+        journal.note("freed", [(*split(entry.path), 1) for header, entry in chunk if not is_freed_here(header, entry)])
+        details.add("freed")
+
+
+def _apply(journal: Journal, batch: list[Standing], known: set[str], *, whole: bool) -> None:
+    """Write a batch; `known` collects the kinds of details that there are: what a line is silent about has gone, but
+    what was only checked keeps it.
+    """
     rows: list[tuple[bytes, Row, dict[str, Any]]] = []
+    recipes = {name: journal.recipe({"folded": True, "digests": [name]}) for name in {one.working for one in batch}}
     for entry in batch:
-        if entry.kind == FOLDER:
+        head, name = split(entry.path)
+        if entry.kind == FOLDER and not whole:
             journal.plan(entry.path + b"/" if entry.path else b"", (), mode=entry.mode, mtime_ns=entry.source_mtime_ns)
             if entry.stored != entry.path:
-                journal.plan(_head(entry.path), ())
-                journal.note("as", [(_head(entry.path), entry.path.rpartition(b"/")[2], entry.stored)])
+                journal.plan(head, ())
+                journal.note("as", [(head, name, entry.stored)])
             continue
-        old = further & {"as", f"digest:{entry.working}"} if entry.action == "checked" else further
-        details: dict[str, Any] = dict.fromkeys(old)
-        for name, found in entry.digests.items():
-            if name != entry.working:
-                details[f"digest:{name}"] = found
-        if entry.stored != entry.path:
-            details["as"] = entry.stored
-        further |= details.keys()
-        if entry.leader is not None:
-            details["leader"] = entry.leader
-        recipe = journal.recipe({"folded": True, "digests": [entry.working]})
+        said = {f"digest:{name}": found for name, found in entry.digests.items() if name != entry.working}
+        said |= {"as": entry.stored} if entry.stored != entry.path else {}
+        said |= {"leader": entry.leader} if entry.leader is not None else {}
+        said |= _kept(entry) if whole else {}
+        silent = known & {"as", f"digest:{entry.working}"} if entry.action == "checked" else known
+        known |= said.keys()
         digest = entry.digests.get(entry.working)  # None for a link
         row = Row(
-            entry.path.rpartition(b"/")[2],
-            entry.kind,
-            states.DONE,
-            entry.size,
-            entry.source_mtime_ns,
-            0,
-            0,
-            None,
-            digest,
-            recipe,
+            name, entry.kind, states.DONE, entry.size, entry.source_mtime_ns, 0, 0, None, digest, recipes[entry.working]
         )
-        rows.append((_head(entry.path), row, details))
+        rows.append((head, row, {**dict.fromkeys(silent), **said}))
     journal.commit()
     journal.settle(rows)
+
+
+def _kept(entry: Standing) -> dict[str, Any]:
+    """What was kept of an entry, as details."""
+    found = {
+        "mode": entry.mode, "time": entry.mtime_ns, "proved": entry.at if entry.read_back != "no" else None,
+        "target": None if entry.target is None else os.fsencode(entry.target),
+        "xattrs": json.dumps(entry.xattrs, sort_keys=True) if entry.xattrs else None,
+    }  # fmt: skip
+    return {key: value for key, value in found.items() if value is not None}

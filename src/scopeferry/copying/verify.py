@@ -1,9 +1,9 @@
 """Read a copy again from storage and compare it with what it must hold, and with its source where that is named.
 
 `CheckItem` is the task: one entry of the copy. It changes nothing and follows no link. What is found comes back as
-plain values, a code of ``errors.CODES`` and a sentence each; `CheckLedger` writes them into the listing, the dates of
-proof into the journal, and digests that were asked for into the record. `extras` and `walk_source` find what nobody has
-recorded.
+plain values, a code of ``errors.CODES`` and a sentence each; `CheckLedger` writes them into what is expected, the dates
+of proof into the journal, and digests that were asked for into the record. `extras` and `walk_source` find what nobody
+has recorded.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import json
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from scopeferry.copying.listing import BAD, GOOD, Item, Listing, split
-from scopeferry.copying.record import FOLDER, Record
+from scopeferry.copying.expected import BAD, CHECK, FILES, GOOD, OFF, Expected, Item
+from scopeferry.copying.record import FOLDER, Record, split
 from scopeferry.errors import ItemError, Refused, ScopeferryError, Temporary
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
@@ -166,7 +167,7 @@ class _Batch:
         """Open the files; what cannot be opened is opened, and named, when its turn comes."""
         check = tasks[0].check
         for task in tasks:
-            if check.quick or task.item.kind not in {states.FILE, states.HARDLINK}:
+            if check.quick or task.item.kind not in FILES:
                 continue
             try:
                 file = self._open[task.key] = StoredFile.open(there, task.key)
@@ -197,16 +198,9 @@ class _Look:
     """One entry, looked at."""
 
     def __init__(self, task: CheckItem, there: Folders, here: Any, control: Control, batch: _Batch) -> None:
-        self.batch = batch
-        self.check, self.item, self.key, self.there, self.here, self.control = (
-            task.check,
-            task.item,
-            task.key,
-            there,
-            here,
-            control,
-        )
-        self.origin = task.key if task.item.source is None else os.fsdecode(task.item.source)
+        self.check, self.item, self.key, self.batch = task.check, task.item, task.key, batch
+        self.there, self.here, self.control = there, here, control
+        self.origin = os.fsdecode(task.item.origin)
         self.shown = printable(task.key) or "."
         self.problems: list[Problem] = []
         self.read_back = "no"
@@ -219,28 +213,28 @@ class _Look:
         try:
             self._look()
         except Refused as error:
-            self.problems.append((error.code, str(error)))
+            self._say(error.code, str(error))
             folder = error.path
         return Outcome(self.key, self.bytes, {}, self.mark, self.read_back,
                        Checked(tuple(self.problems), self.digests, self.mark, folder))  # fmt: skip
+
+    def _say(self, code: str, text: str) -> None:
+        self.problems.append((code, text))
 
     def _look(self) -> None:
         facts = self._lstat()
         if facts is None:
             return
         kind = self.item.kind
-        expected = {FOLDER: stat.S_ISDIR, states.SYMLINK: stat.S_ISLNK}.get(kind, stat.S_ISREG)
-        if not expected(facts.st_mode):
-            what = "a link" if stat.S_ISLNK(facts.st_mode) else "something of another kind"
-            code = "SF-504" if kind == FOLDER and stat.S_ISLNK(facts.st_mode) else KIND
-            self.problems.append((code, f"{what} stands where a {_KINDS[kind]} should be: {self.shown}"))
+        is_kind, look = {FOLDER: (stat.S_ISDIR, self._metadata), states.SYMLINK: (stat.S_ISLNK, self._link)}.get(
+            kind, (stat.S_ISREG, self._file)
+        )
+        if is_kind(facts.st_mode):
+            look(facts)
             return
-        if kind == states.SYMLINK:
-            self._link(facts)
-        elif kind == FOLDER:
-            self._metadata(facts, None)
-        else:
-            self._file(facts)
+        what = "a link" if stat.S_ISLNK(facts.st_mode) else "something of another kind"
+        code = "SF-504" if kind == FOLDER and stat.S_ISLNK(facts.st_mode) else KIND
+        self._say(code, f"{what} stands where a {_KINDS[kind]} should be: {self.shown}")
 
     def _lstat(self) -> os.stat_result | None:
         head, _, name = self.key.rpartition("/")
@@ -253,20 +247,16 @@ class _Look:
                 raise
             self._missing()
         except OSError as error:
-            self.problems.append((UNREADABLE, f"cannot be looked at: {self.shown}: {error.strerror}"))
+            self._say(UNREADABLE, f"cannot be looked at: {self.shown}: {error.strerror}")
         return None
 
     def _missing(self) -> None:
-        item, new = self.item, self.item.digest is None and not self.item.recorded
-        why = "; it is at the source only" if new and self.check.source is not None else ""
-        self.problems.append((MISSING, f"missing in the copy: {self.shown}{why}"))
-        if (
-            self.check.source is not None
-            and not new
-            and item.kind in {states.FILE, states.HARDLINK}
-            and not self.check.quick
-        ):
-            self._read_source([item.algorithm] if item.algorithm else [], None)
+        item, source = self.item, self.check.source is not None
+        new = item.digest is None and item.found
+        why = "; it is at the source only" if new and source else ""
+        self._say(MISSING, f"missing in the copy: {self.shown}{why}")
+        if source and not new and item.kind in FILES and not self.check.quick:
+            self._judge(item.algorithm or DEFAULT, None, self._read_source(item.algorithm or DEFAULT))
 
     # -- links and metadata --------------------------------------------------------------------------------------------
 
@@ -275,12 +265,8 @@ class _Look:
         target = system.read_link(self.there.open(head), name)
         wanted = self.item.link
         if wanted is not None and target != wanted:
-            self.problems.append(
-                (
-                    DIFFERENT,
-                    f"link leads elsewhere: {self.shown}: expected {printable(wanted)}, found {printable(target)}",
-                )
-            )
+            say = f"expected {printable(wanted)}, found {printable(target)}"
+            self._say(DIFFERENT, f"link leads elsewhere: {self.shown}: {say}")
         else:
             self._time(facts)
         if self.check.source is not None:
@@ -293,136 +279,117 @@ class _Look:
             found = system.read_link(self.here.open(head), name)
         except (OSError, ScopeferryError):
             if not (self.check.one_way or self.item.freed):
-                self.problems.append((SOURCE, f"gone at the source: {self.shown}"))
+                self._say(SOURCE, f"gone at the source: {self.shown}")
             return
         if wanted is not None and found != wanted:
-            self.problems.append((SOURCE, f"link leads elsewhere at the source: {self.shown}: {printable(found)}"))
+            self._say(SOURCE, f"link leads elsewhere at the source: {self.shown}: {printable(found)}")
         elif wanted is None and found != target:
-            self.problems.append((TWO_WAY, f"links differ: {self.shown}: {printable(found)} and {printable(target)}"))
+            self._say(TWO_WAY, f"links differ: {self.shown}: {printable(found)} and {printable(target)}")
 
-    def _metadata(self, facts: os.stat_result, fd: int | None) -> None:
-        mode = self.item.mode
-        if mode is not None and facts.st_mode & 0o7777 != mode:
-            self.problems.append(
-                (METADATA, f"mode differs: {self.shown}: expected {mode:04o}, found {facts.st_mode & 0o7777:04o}")
-            )
+    def _metadata(self, facts: os.stat_result, fd: int | None = None) -> None:
+        mode, found = self.item.mode, facts.st_mode & 0o7777
+        if mode is not None and found != mode:
+            self._say(METADATA, f"mode differs: {self.shown}: expected {mode:04o}, found {found:04o}")
         self._time(facts)
-        if self.item.xattrs and (fd is not None or self.item.kind == FOLDER):
-            try:
-                have = system.xattrs(self.there.open(self.key) if fd is None else fd)
-            except OSError as error:
-                self.problems.append((METADATA, f"attributes cannot be read: {self.shown}: {error.strerror}"))
-                return
-            for name, value in json.loads(self.item.xattrs).items():
-                if have.get(name) != base64.b64decode(value):
-                    what = "is missing" if name not in have else "differs"
-                    self.problems.append((METADATA, f"attribute {printable(name)} {what}: {self.shown}"))
+        if not self.item.xattrs or (fd is None and self.item.kind != FOLDER):
+            return
+        try:
+            have = system.xattrs(self.there.open(self.key) if fd is None else fd)
+        except OSError as error:
+            self._say(METADATA, f"attributes cannot be read: {self.shown}: {error.strerror}")
+            return
+        for name, value in json.loads(self.item.xattrs).items():
+            if have.get(name) != base64.b64decode(value):
+                what = "is missing" if name not in have else "differs"
+                self._say(METADATA, f"attribute {printable(name)} {what}: {self.shown}")
 
     def _time(self, facts: os.stat_result) -> None:
         wanted, found = self.item.mtime_ns, facts.st_mtime_ns
         if wanted is not None and not self.check.same_time(found, wanted):
-            self.problems.append(
-                (METADATA, f"time differs: {self.shown}: expected {_time(wanted)}, found {_time(found)}")
-            )
+            self._say(METADATA, f"time differs: {self.shown}: expected {_time(wanted)}, found {_time(found)}")
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def _file(self, facts: os.stat_result) -> None:
-        item = self.item
+        size = self.item.size
         if self.check.quick:
-            if item.size is not None and facts.st_size != item.size:
-                self.problems.append(
-                    (DIFFERENT, f"size differs: {self.shown}: expected {item.size:,}, found {facts.st_size:,}")
-                )
-            self._metadata(facts, None)
+            if size is not None and facts.st_size != size:
+                self._say(DIFFERENT, f"size differs: {self.shown}: expected {size:,}, found {facts.st_size:,}")
+            self._metadata(facts)
             return
-        known = item.digests
-        algorithm = item.algorithm or (*self.check.digests, DEFAULT)[0]
-        asked = [algorithm, *(name for name in self.check.digests if name != algorithm)]
-        copy = self._read_copy(asked)
-        source = None
-        if self.check.source is not None:
-            source = self._read_source([algorithm], copy[algorithm] if copy else None)
-        if copy is not None:
-            self._judge(algorithm, known, copy, None if source is None else source[algorithm])
+        algorithm = self.item.algorithm or (*self.check.digests, DEFAULT)[0]
+        copy = self._read_copy([algorithm, *(name for name in self.check.digests if name != algorithm)])
+        source = self._read_source(algorithm) if self.check.source is not None else None
+        self._judge(algorithm, copy, source)
 
-    def _judge(self, algorithm: str, known: dict[str, bytes], copy: dict[str, bytes], source: bytes | None) -> None:
-        """The copy against the record; the source has been judged when it was read."""
-        wrong = [name for name in copy if name in known and copy[name] != known[name]]
-        if wrong:
-            name = wrong[0]
-            say = f"expected {name}:{known[name].hex()}, found {name}:{copy[name].hex()}"
-            if source is not None and source != known.get(algorithm) and algorithm in wrong:
-                code, what = (
-                    (BOTH, "both differ, and are equal to each other")
-                    if source == copy[algorithm]
-                    else (ALL_THREE, "both differ")
-                )
-                self.problems = [problem for problem in self.problems if problem[0] != SOURCE]
-                self.problems.append((code, f"{what}: {self.shown}: {say}, at the source {name}:{source.hex()}"))
-            else:
-                self.problems.append((DIFFERENT, f"copy differs from the record: {self.shown}: {say}"))
-        else:
+    def _judge(self, algorithm: str, copy: dict[str, bytes] | None, source: bytes | None) -> None:
+        """What the record, the copy and the source say of one another; None: not read."""
+        known, found = self.item.digests, copy or {}
+        wanted = known.get(algorithm)
+        wrong = next((name for name in found if known.get(name, found[name]) != found[name]), None)
+        moved = source is not None and wanted is not None and source != wanted
+        say = "" if wrong is None else f"expected {_hex(wrong, known[wrong])}, found {_hex(wrong, found[wrong])}"
+        if moved and wrong == algorithm:
+            equal = source == found[algorithm]
+            what = "both differ, and are equal to each other" if equal else "both differ"
+            at_source = f"at the source {_hex(algorithm, source)}"
+            self._say(BOTH if equal else ALL_THREE, f"{what}: {self.shown}: {say}, {at_source}")
+            return
+        if moved:
+            both = f"expected {_hex(algorithm, wanted)}, found {_hex(algorithm, source)}"
+            self._say(SOURCE, f"source differs from the record: {self.shown}: {both}")
+        elif source is not None and wanted is None and source != found.get(algorithm, source):
+            both = f"{_hex(algorithm, source)} and {_hex(algorithm, found[algorithm])}"
+            self._say(TWO_WAY, f"source and copy differ: {self.shown}: {both}")
+        if wrong is not None:
+            self._say(DIFFERENT, f"copy differs from the record: {self.shown}: {say}")
+        elif copy is not None:
             self.digests = copy
 
     def _read_copy(self, algorithms: Sequence[str]) -> dict[str, bytes] | None:
+        check = self.check
         try:
             with self.batch.take(self.key) or StoredFile.open(self.there, self.key) as file:
-                flushed = max(file.stat.st_ctime_ns, file.stat.st_mtime_ns) < self.check.flushed_ns
+                flushed = max(file.stat.st_ctime_ns, file.stat.st_mtime_ns) < check.flushed_ns
                 digests = file.digest(algorithms, self.control, flushed=flushed, look=not flushed or self.batch.look)
                 mark = file.check()
-                self.mark = mark if self.check.disk.steady else mark._replace(inode=0, ctime_ns=0)
+                self.mark = mark if check.disk.steady else mark._replace(inode=0, ctime_ns=0)
                 self.bytes = file.size
-                kind = self.check.disk.read_back
                 if file.size:
                     self.batch.look = file.memory
+                kind = check.disk.read_back
                 self.read_back = "memory" if kind == "storage" and file.memory else kind
                 self._metadata(file.stat, file.fd)
                 return digests
         except FileNotFoundError:
             self._missing()
         except OSError as error:
-            self.problems.append((UNREADABLE, f"cannot be read: {self.shown}: {error.strerror}"))
+            self._say(UNREADABLE, f"cannot be read: {self.shown}: {error.strerror}")
         except ItemError as error:
-            if error.code == "SF-201":
-                self.problems.append((DIFFERENT, f"changed while it was read: {self.shown}"))
-            else:
-                self.problems.append((UNREADABLE, str(error)))
+            moved = error.code == "SF-201"
+            self._say(*(DIFFERENT, f"changed while it was read: {self.shown}") if moved else (UNREADABLE, str(error)))
         return None
 
-    def _read_source(self, algorithms: list[str], copy: bytes | None) -> dict[str, bytes] | None:
-        """The digests at the source; says what there is to say of that side."""
-        source = self.check.source
-        assert source is not None
+    def _read_source(self, algorithm: str) -> bytes | None:
+        """The digest at the source; None if it cannot be had, and that is said."""
+        assert self.check.source is not None
         try:
-            with source.open(self.here, self.origin) as reader:
-                found = reader.digest(algorithms, self.control)
+            with self.check.source.open(self.here, self.origin) as reader:
+                return reader.digest([algorithm], self.control)[algorithm]
         except Refused as error:
-            self.problems.append((error.code, f"at the source: {error}"))
-            return None
+            self._say(error.code, f"at the source: {error}")
         except ItemError as error:
-            if error.code == "SF-202":
-                if not (self.check.one_way or self.item.freed):
-                    only = self.item.digest is None
-                    self.problems.append(
-                        (TWO_WAY, f"only in the copy: {self.shown}")
-                        if only
-                        else (SOURCE, f"gone at the source: {self.shown}")
-                    )
-            else:
-                self.problems.append((UNREADABLE if error.code != "SF-201" else SOURCE, f"at the source: {error}"))
-            return None
-        if not algorithms:
-            return found
-        algorithm = algorithms[0]
-        wanted = self.item.digests.get(algorithm)
-        if wanted is not None and found[algorithm] != wanted:
-            say = f"expected {algorithm}:{wanted.hex()}, found {algorithm}:{found[algorithm].hex()}"
-            self.problems.append((SOURCE, f"source differs from the record: {self.shown}: {say}"))
-        elif wanted is None and copy is not None and found[algorithm] != copy:
-            say = f"{algorithm}:{found[algorithm].hex()} and {algorithm}:{copy.hex()}"
-            self.problems.append((TWO_WAY, f"source and copy differ: {self.shown}: {say}"))
-        return found
+            if error.code != "SF-202":
+                self._say(UNREADABLE if error.code != "SF-201" else SOURCE, f"at the source: {error}")
+            elif not (self.check.one_way or self.item.freed):
+                only = self.item.digest is None
+                gone = (TWO_WAY, "only in the copy") if only else (SOURCE, "gone at the source")
+                self._say(gone[0], f"{gone[1]}: {self.shown}")
+        return None
+
+
+def _hex(algorithm: str, digest: bytes | None) -> str:
+    return f"{algorithm}:{(digest or b'').hex()}"
 
 
 _KINDS = {states.FILE: "file", states.HARDLINK: "file", states.SYMLINK: "link", FOLDER: "folder"}
@@ -436,9 +403,9 @@ def _time(time_ns: int) -> str:
     return f"{shown}.{time_ns % 1_000_000_000:09}"
 
 
-def check_tasks(listing: Listing, check: Check, control: Control, *wanted: int) -> Iterator[CheckItem]:
+def check_tasks(expected: Expected, check: Check, control: Control) -> Iterator[CheckItem]:
     """The rows that are to be checked as tasks, folder by folder."""
-    for item in listing.items(*wanted):
+    for item in expected.items(CHECK):
         if control.stopped:
             return
         yield CheckItem(check, os.fsdecode(item.path), item)
@@ -449,15 +416,17 @@ def check_tasks(listing: Listing, check: Check, control: Control, *wanted: int) 
 
 @dataclass(slots=True)
 class CheckLedger:
-    """Listing, then record, then journal. ``record`` is written only for digests that were asked for and are new."""
+    """What is expected, then record, then journal. ``record`` is written only for digests that were asked for and are
+    new.
+    """
 
-    listing: Listing
+    expected: Expected
     check: Check
     run: str = ""
     journal: Journal | None = None
     record: Record | None = None
-    counts: dict[str, int] = field(default_factory=dict)
-    read_back: dict[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    read_back: Counter[str] = field(default_factory=Counter)
     bytes_read: int = 0
     refused: set[str] = field(default_factory=set)
     explained: Callable[[bytes], bool] = lambda _: False
@@ -469,44 +438,38 @@ class CheckLedger:
         rows, proved = [], []
         for task, answer in results:
             assert isinstance(task, CheckItem)
+            item, counted = task.item, int(task.item.kind != FOLDER)  # progress and totals count files and links
             if isinstance(answer, Failure):  # stopped, or a bug: nothing is known of this item
-                events.append(_failed(self.run, task.key, answer.code, answer.message))
+                events.append(failed(self.run, task.key, answer.code, answer.message))
                 continue
             found: Checked = answer.payload
-            problems, told = self._told(found, task)
-            state = BAD if problems else GOOD
-            self._count("bad" if problems else "good")
-            if task.item.kind == states.SYMLINK and not problems:
-                self._count("links")
-            rows.append((state, _worst(problems), found.mark, task.item.head, task.item.name))
+            problems, told = self._told(found, item)
+            rows.append((item, _state(problems), found.mark))
+            self.counts["bad" if problems else "good"] += 1
+            self.counts["links"] += item.kind == states.SYMLINK and not problems
             if answer.read_back != "no":
-                self._read(answer)
+                self.bytes_read += answer.size
+                self.read_back[answer.read_back] += 1
                 if not any(code in {DIFFERENT, BOTH, ALL_THREE, TWO_WAY} for code, _ in problems):
-                    self._count("proved")
-                    proved.append((*split(task.item.origin), round(now, 3)))
-            if found.digests and self.record is not None:
-                self._further(task.item, found.digests, now)
-            counted = int(task.item.kind != FOLDER)  # progress and totals count files and links
-            events += [_failed(self.run, task.key, code, message, counted) for code, message in told]
+                    self.counts["proved"] += 1
+                    proved.append((*split(item.origin), round(now, 3)))
+            if found.digests:
+                self._further(item, found.digests, now)
+            events += [failed(self.run, task.key, code, message, counted) for code, message in told]
             if not problems:
-                events.append(
-                    Event(
-                        "done",
-                        self.run,
-                        task.key,
-                        counted,
-                        answer.size,
-                        {"action": "checked", "read_back": answer.read_back},
-                        now,
-                    )
-                )
-        self._write(rows, proved)
+                data = {"action": "checked", "read_back": answer.read_back}
+                events.append(Event("done", self.run, task.key, counted, answer.size, data, now))
+        self.expected.mark(rows)
+        if self.record is not None:
+            self.record.flush()
+        if self.journal is not None and proved:
+            self.journal.note("proved", proved)
         return events
 
-    def _told(self, found: Checked, task: CheckItem) -> tuple[list[Problem], list[Problem]]:
+    def _told(self, found: Checked, item: Item) -> tuple[list[Problem], list[Problem]]:
         """(what is wrong, what is said of it): of a folder that became a link once, not once for each file below it."""
         problems = list(found.problems)
-        if task.item.kind == FOLDER and self.explained(task.item.path):
+        if item.kind == FOLDER and self.explained(item.path):
             problems = [problem for problem in problems if not problem[1].startswith("time differs")]
         if found.folder and problems and problems[-1][0] == "SF-504":
             if found.folder in self.refused:
@@ -514,44 +477,26 @@ class CheckLedger:
             self.refused.add(found.folder)
         return problems, problems
 
-    def _write(self, rows: list[Any], proved: list[Any]) -> None:
-        self.listing.begin()
-        self.listing.settle(rows)
-        self.listing.commit()
-        if self.record is not None:
-            self.record.flush()
-        if self.journal is not None and proved:
-            self.journal.note("proved", proved)
-
-    def _count(self, what: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
-
-    def _read(self, answer: Outcome) -> None:
-        self.bytes_read += answer.size
-        self.read_back[answer.read_back] = self.read_back.get(answer.read_back, 0) + 1
-
     def _further(self, item: Item, digests: dict[str, bytes], now: float) -> None:
         """Digests that nobody had yet, computed from the copy after its working digest had proved it: marked so."""
-        known = item.digests
-        new = {name: digest for name, digest in digests.items() if name not in known}
-        if not new or not known or self.record is None:
+        new = {name: digest for name, digest in digests.items() if name not in item.digests}
+        if self.record is None or not new or not item.digests:
             return
-        self.listing.add_digests(item, new)
-        after = item._replace(
-            more=json.dumps({name: digest.hex() for name, digest in {**known, **new}.items() if name != item.algorithm})
-        )
+        after = item._replace(further={**item.further, **new})
         self.record.add(after.line("checked", from_copy=list(new), at=round(now, 3)))
-        if self.journal is not None:
+        for journal in (self.expected, self.journal):
             for name, digest in new.items():
-                self.journal.note(f"digest:{name}", [(*split(item.origin), digest)])
+                if journal is not None:
+                    journal.note(f"digest:{name}", [(*split(item.origin), digest)])
 
 
-def _worst(problems: list[Problem]) -> str | None:
-    """What decides how it is healed: other bytes before other metadata."""
-    return next((code for code, _ in problems if code != METADATA), METADATA if problems else None)
+def _state(problems: list[Problem]) -> int:
+    """How it is to be healed: other bytes, or only other metadata."""
+    return GOOD if not problems else OFF if all(code == METADATA for code, _ in problems) else BAD
 
 
-def _failed(run: str, path: str, code: str, message: str, items: int = 1) -> Event:
+def failed(run: str, path: str, code: str, message: str, items: int = 1) -> Event:
+    """The event of a problem."""
     return Event("failed", run, path, items, 0, {"code": code, "message": message})
 
 
@@ -559,9 +504,10 @@ def _failed(run: str, path: str, code: str, message: str, items: int = 1) -> Eve
 
 
 def extras(
-    root: str, listing: Listing, skip: Callable[[str, os.stat_result], bool], control: Control, touched: set[bytes]
+    root: str, expected: Expected, skip: Callable[[str, os.stat_result], bool], control: Control, touched: set[bytes]
 ) -> Iterator[str]:
-    """The paths of all files that the copy holds beyond the listing; folders with something more go into `touched`.
+    """The paths of all files that the copy holds beyond what is expected; folders with something more go into
+    `touched`.
 
     No link is followed. `skip` says of a folder, by its path and what it is, that it is the record folder.
     """
@@ -569,39 +515,31 @@ def extras(
     with Folders(root) as there:
         while stack and not control.stopped:
             path = stack.pop()
+            head = f"{path}/" if path else ""
             try:
                 folder = there.open(path)
                 with system.scan(folder) as found:
-                    yield from _extras_of(path, folder, found, listing, stack, skip, touched)
+                    while entries := list(islice(found, CHUNK)):
+                        known = expected.known(os.fsencode(head), [os.fsencode(entry.name) for entry in entries])
+                        for entry in entries:
+                            is_known = os.fsencode(entry.name) in known
+                            if not entry.is_dir(follow_symlinks=False):
+                                if not is_known:
+                                    yield head + entry.name
+                            elif entry.name == OURS and skip(head + entry.name, system.lstat(folder, entry.name)):
+                                continue
+                            else:
+                                stack.append(head + entry.name)
+                            if not is_known:
+                                touched.add(os.fsencode(path))
             except (OSError, ScopeferryError):
                 continue  # what is expected in it says so
 
 
-def _extras_of(
-    path: str, folder: Any, found: Any, listing: Listing, stack: list[str], skip: Any, touched: set[bytes]
-) -> Iterator[str]:
-    head = f"{path}/" if path else ""
-    raw_head = os.fsencode(head)
-    small = listing.count(raw_head) <= 4 * CHUNK
-    expected = listing.names(raw_head) if small else set()
-    while entries := list(islice(found, CHUNK)):
-        for entry in entries:
-            raw = os.fsencode(entry.name)
-            known = raw in expected or (not small and listing.has(raw_head, raw))
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name == OURS and skip(head + entry.name, system.lstat(folder, entry.name)):
-                    continue
-                stack.append(head + entry.name)
-            elif not known:
-                yield head + entry.name
-            if not known:
-                touched.add(os.fsencode(path))
-
-
 def walk_source(
-    source: TreeSource, listing: Listing, selection: Selection, control: Control
+    source: TreeSource, expected: Expected, selection: Selection, control: Control
 ) -> Iterator[tuple[str, str | None]]:
-    """Put what the source holds beyond the listing into it; yields (path, reason) of folders that cannot be listed."""
+    """Add what the source holds beyond what is expected; yields (path, reason) of folders that cannot be listed."""
     stack = [""]
     with source.folders() as here:
         while stack and not control.stopped:
@@ -610,34 +548,31 @@ def walk_source(
             try:
                 with system.scan(here.open(path)) as found:
                     while entries := list(islice(found, CHUNK)):
-                        listing.add_source(_unknown(head, entries, listing, selection, stack))
+                        expected.put(_unknown(head, entries, expected, selection, stack))
             except (OSError, ScopeferryError) as error:
                 yield path, getattr(error, "strerror", None) or str(error)
 
 
-def _unknown(head: str, entries: list[Any], listing: Listing, selection: Selection, stack: list[str]) -> list[Item]:
+def _unknown(head: str, entries: list[Any], expected: Expected, selection: Selection, stack: list[str]) -> list[Item]:
     found = []
-    raw_head = os.fsencode(head)
+    known = expected.rows(os.fsencode(head), [os.fsencode(entry.name) for entry in entries])
     for entry in entries:
-        path = head + entry.name
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if is_folder:
+        path, raw = head + entry.name, os.fsencode(head + entry.name)
+        if entry.is_dir(follow_symlinks=False):
             if entry.name == OURS or not selection.enters(path):
                 continue
             stack.append(path)
         elif not selection.takes(path) or publish.part_hash(entry.name) is not None:
             continue
-        raw = os.fsencode(entry.name)
-        if listing.of_source(raw_head + raw) is not None:
+        if os.fsencode(entry.name) in known:
             continue
         try:
             facts = entry.stat(follow_symlinks=False)
         except OSError:
             continue
-        if is_folder:
-            found.append(Item(raw_head, raw, FOLDER))
-        elif stat.S_ISLNK(facts.st_mode):
-            found.append(Item(raw_head, raw, states.SYMLINK))
-        elif stat.S_ISREG(facts.st_mode):
-            found.append(Item(raw_head, raw, states.FILE, facts.st_size))
+        kind = {stat.S_IFDIR: FOLDER, stat.S_IFLNK: states.SYMLINK, stat.S_IFREG: states.FILE}.get(
+            stat.S_IFMT(facts.st_mode)
+        )
+        if kind is not None:
+            found.append(Item(raw, raw, kind, size=facts.st_size if kind == states.FILE else None))
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,18 +22,17 @@ from scopeferry.copying.clean import (
     add_folders,
     is_cut_off,
     is_declared,
-    last_copy,
     pin_of,
     source_tasks,
 )
-from scopeferry.copying.listing import Listing
-from scopeferry.errors import CODES, Failed, ScopeferryError, UsageError
-from scopeferry.jobs.registered import registers
+from scopeferry.copying.expected import Expected
+from scopeferry.errors import CODES, Failed, UsageError
+from scopeferry.jobs.job import Job, drive
 from scopeferry.jobs.result import Result
-from scopeferry.jobs.verify import WORKERS, WORKERS_NETWORK, VerifyJob, VerifySettings, drive, noting
+from scopeferry.jobs.verify import VerifyJob, VerifySettings, last_copy, noting
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
-from scopeferry.kernel.run import BATCH_ITEMS, Line, run
+from scopeferry.kernel.run import Line
 from scopeferry.kernel.task import Control
 from scopeferry.logs import host, new_run_id, printable, user
 
@@ -111,8 +111,10 @@ def clean(
     return drive(CleanJob(os.fspath(src), [os.fspath(copy) for copy in copies], settings, control), on_event)
 
 
-class CleanJob:
+class CleanJob(Job):
     """One run of `clean`. Iterate over `run`; then `result` holds the conditions, and what was freed."""
+
+    settings: CleanSettings
 
     def __init__(
         self, src: str, copies: Sequence[str], settings: CleanSettings, control: Control | None = None
@@ -121,24 +123,21 @@ class CleanJob:
             raise UsageError("name at least one copy: clean SRC --copy DST", code="SF-100")
         if len(copies) > 1 and (settings.records or settings.journal):
             raise UsageError("--records and --journal go with one copy only", code="SF-100")
-        self.settings = settings
-        self.control = control or Control()
-        self.started = time.monotonic()
-        self.result = Result("clean", run=new_run_id())
+        control = control or Control()
         checks = VerifySettings(records=settings.records, journal=settings.journal, workers=settings.workers)
-        self.checks = [VerifyJob(copy, src, checks, self.control, locked=True, compare=False) for copy in copies]
-        self._check_different(copies)
+        self.checks = [VerifyJob(copy, src, checks, control, locked=True, compare=False) for copy in copies]
         source = self.checks[0].source
         assert source is not None
         self.source = source
-        self.target = os.path.join(source.root, self.checks[0].source_name or "").rstrip(os.sep)
-        self.place = place.find(self.target)
-        self.result.source = self.target
+        target = os.path.join(source.root, self.checks[0].source_name or "").rstrip(os.sep)
+        super().__init__("clean", new_run_id(), target, place.find(target), settings, control)
+        self._check_different(copies)
+        self.result.source = target
         self.result.destination = ", ".join(check.target for check in self.checks)
         self.conditions: list[Condition] = []
-        self.locks: list[place.Lock] = []
         self.records: list[record.Record] = []
-        self.free: Listing | None = None
+        for check in self.checks:
+            self.held.callback(check.close)
 
     def _check_different(self, copies: Sequence[str]) -> None:
         seen: set[tuple[int, int]] = set()
@@ -151,8 +150,7 @@ class CleanJob:
             self._check_trash(self.settings.trash)
 
     def _check_trash(self, trash: str) -> None:
-        source = self.checks[0].source
-        assert source is not None
+        source = self.source
         parent = os.path.realpath(trash)
         while not os.path.isdir(parent):
             parent = os.path.dirname(parent)
@@ -164,23 +162,7 @@ class CleanJob:
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
-    @registers
-    def run(self) -> Iterator[Event | None]:
-        """Do it; yields events, and None as a tick."""
-        try:
-            yield from self._opened()
-        except UsageError:
-            raise
-        except ScopeferryError as error:
-            self._add(error)
-        except OSError as error:
-            path = os.fspath(error.filename or self.target)
-            self._add(Failed(f"{error.strerror or error}: {printable(path)}", code="SF-305", path=path))
-        finally:
-            self._end()
-        yield Event("finished", self.result.run, self.target, data={"exit_code": self.result.exit_code})
-
-    def _opened(self) -> Iterator[Event | None]:
+    def _do(self) -> Iterator[Event | None]:
         yield Event("started", self.result.run, self.target, data={"command": "clean", "copies": len(self.checks)})
         self._lock()
         copies: list[Copy] = []
@@ -188,8 +170,9 @@ class CleanJob:
             yield from self._check_copy(check, copies)
         self.control.check()
         self._pinned(self.place.records, "")
-        self.free = Listing()
-        ledger = SourceLedger(self.free, copies, self.result.run)
+        free = Expected()
+        self.held.callback(free.close)
+        ledger = SourceLedger(free, copies, self.result.run)
         yield from self._check_source(copies, ledger)
         self.control.check()
         self._age(ledger)
@@ -197,7 +180,7 @@ class CleanJob:
         self.result.details["plan"] = {"files": ledger.files, "bytes": ledger.bytes_freed}
         self.result.details["conditions"] = [condition.as_dict() for condition in self.conditions]
         if self.settings.yes and self.result.ok:
-            yield from self._go(copies)
+            yield from self._go(free, copies)
 
     def _lock(self) -> None:
         """The lock of each copy; raises Temporary (SF-321) if one is held."""
@@ -212,7 +195,7 @@ class CleanJob:
                     say = f"cannot be written, so what is freed could not be recorded: {printable(where.records)}"
                     raise Failed(say, code="SF-301", path=where.records) from error
                 continue
-            self.locks.append(lock)
+            self.held.callback(lock.release)
 
     # -- conditions ----------------------------------------------------------------------------------------------------
 
@@ -235,10 +218,9 @@ class CleanJob:
         self._pinned(check.place.records, check.target)
         self._disk(check)
         yield from self._proof(check)
-        if check.listing is not None:
-            device = os.stat(check.root).st_dev
-            disk = publish.disk(check.root)
-            copies.append(Copy(check.root, disk, device, check.listing, check.journal, cut_off=is_cut_off(headers)))
+        if check.expected is not None:
+            device, disk = os.stat(check.root).st_dev, publish.disk(check.root)
+            copies.append(Copy(check.root, disk, device, check.expected, check.journal, is_cut_off(headers)))
 
     def _complete(self, copy: str, headers: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
         _, end = last_copy(headers)
@@ -288,39 +270,25 @@ class CleanJob:
             self.result.read_back[kind] = self.result.read_back.get(kind, 0) + count
 
     def _check_source(self, copies: Sequence[Copy], ledger: SourceLedger) -> Iterator[Event | None]:
-        from concurrent.futures import ThreadPoolExecutor
-
         needed = self.settings.copies_needed or len(self.checks)
-        workers = self.settings.workers or (WORKERS_NETWORK if self.source.disk.network else WORKERS)
-        items = publish.batch_items(workers, BATCH_ITEMS)
-        named: dict[str, int] = {}
-        with ThreadPoolExecutor(workers, thread_name_prefix="scopeferry") as executor:
-            tasks = source_tasks(self.source, copies, needed, self.control)
-            line = Line(tasks, ledger)
-            for event in run([line], executor, slots=workers, control=self.control, batch_items=items):
-                if event is not None:
-                    code = event.data["code"]
-                    named[code] = named.get(code, 0) + 1
-                    if named[code] <= NAMED:
-                        self.result.add(code, event.path, event.data["message"])
-                yield event
-        self._sum_up(copies, needed, named)
-
-    def _sum_up(self, copies: Sequence[Copy], needed: int, named: dict[str, int]) -> None:
-        few = named.get("SF-514", 0)
+        named: Counter[str] = Counter()
+        for event in self.work(
+            [Line(source_tasks(self.source, copies, needed, self.control), ledger)], self.source.disk
+        ):
+            if event is not None:
+                code = event.data["code"]
+                named[code] += 1
+                if named[code] <= NAMED:
+                    self.result.add(code, event.path, event.data["message"])
+            yield event
+        few, changed, enough = named["SF-514"], named["SF-513"], len(copies) >= needed
         said = f"{len(copies)} of {needed} copies are there; {few:,} files are in too few of them"
-        if not self._has_enough(copies, needed):
+        if not enough:
             self.result.add("SF-514", self.target, said)
-        self.conditions.append(Condition("copies", "", self._has_enough(copies, needed) and not few, "SF-514", said))
-        changed = named.get("SF-513", 0)
-        said = (
-            f"{changed:,} files of the source are not what was proved" if changed else "every file is what was proved"
-        )
+        self.conditions.append(Condition("copies", "", enough and not few, "SF-514", said))
+        said = f"{changed:,} files of the source are" if changed else "every file is"
+        said += " not what was proved" if changed else " what was proved"
         self.conditions.append(Condition("source unchanged", "", not changed, "SF-513", said))
-
-    @staticmethod
-    def _has_enough(copies: Sequence[Copy], needed: int) -> bool:
-        return len(copies) >= needed
 
     def _age(self, ledger: SourceLedger) -> None:
         newest_ns, path = ledger.newest
@@ -333,20 +301,22 @@ class CleanJob:
 
     # -- the source is freed -------------------------------------------------------------------------------------------
 
-    def _go(self, copies: Sequence[Copy]) -> Iterator[Event | None]:
-        assert self.free is not None
-        add_folders(self.free, copies)
-        self._begin_records(copies)
+    def _go(self, free: Expected, copies: Sequence[Copy]) -> Iterator[Event | None]:
+        add_folders(free, copies)
         trash = self.settings.trash
         if trash is not None:
             trash = os.path.join(os.path.realpath(trash), f"{os.path.basename(self.target)}-{self.result.run}")
-        freeing = Freeing(self.source, copies, self.free, self.records, self.control, self.result.run, trash)
+        freeing = Freeing(self.source, copies, free, self.records, self.control, self.result.run, trash)
+        yield from self.guarded(self._freed(freeing, copies))
+        self._end_records(freeing)
+
+    def _freed(self, freeing: Freeing, copies: Sequence[Copy]) -> Iterator[Event | None]:
+        self._begin_records(copies)
         try:
             yield from freeing.go()
         finally:
-            self.result.details["freed"] = freeing.freed
-            self.result.details["freed_bytes"] = freeing.freed_bytes
-            self.result.details["folders_removed"] = freeing.folders_removed
+            for name in ("freed", "freed_bytes", "folders_removed"):
+                self.result.details[name] = getattr(freeing, name)
 
     def _begin_records(self, copies: Sequence[Copy]) -> None:
         """A generation on each side, before the first file is touched: what cannot be recorded is not freed."""
@@ -357,17 +327,18 @@ class CleanJob:
         )
         for where in (self.place, *(check.place for check in self.checks)):
             try:
-                place.make_private(where.records)
+                place.make_shared(where.records)
                 record.end_cut_off(where.records)
                 check = next((check for check in self.checks if check.place is where), None)
-                listing = (check or self.checks[0]).listing
-                names = listing.algorithms() if listing is not None else []
+                expected = (check or self.checks[0]).expected
+                names = expected.used_algorithms() if expected is not None else []
                 facts = record.header(
                     "clean", self.result.run, self.target, where.dst, names, copies=[copy.root for copy in copies],
                     finish=finish,
                 )  # fmt: skip
                 rec = record.Record(where.records, facts, noting(None if check is None else check.journal))
                 self.records.append(rec)
+                self.held.callback(rec.close)
                 rec.begin()
             except OSError as error:
                 say = f"cannot be written, so what is freed could not be recorded: {printable(where.records)}"
@@ -375,38 +346,20 @@ class CleanJob:
 
     # -- at the end ----------------------------------------------------------------------------------------------------
 
-    def _end(self) -> None:
+    def _end_records(self, freeing: Freeing) -> None:
         result = self.result
-        if self.control.reason is not None:
-            self._add(self.control.reason)
-        result.elapsed_s = time.monotonic() - self.started
-        result.details.setdefault("conditions", [condition.as_dict() for condition in self.conditions])
-        result.details["verdict"] = self._verdict()
-        self._end_records()
-        for check in self.checks:
-            check.close()
-        if self.free is not None:
-            self.free.close()
-        for lock in self.locks:
-            lock.release()
-
-    def _end_records(self) -> None:
-        result = self.result
-        result.state = ("complete" if self.settings.yes else "planned") if result.ok else "refused"
-        if self.control.stopped:
-            result.state = "interrupted"
-        ended = {"state": "partial" if result.state == "refused" else result.state, "exit_code": result.exit_code}
-        counts = {"freed": result.details.get("freed", 0)}
+        ended = {"state": _state(result, planned="complete", refused="partial"), "exit_code": result.exit_code}
+        more = {"bytes": freeing.freed_bytes, "counts": {"freed": freeing.freed}}
         for rec in self.records:
             with suppress(OSError):
-                rec.end(
-                    **ended,
-                    elapsed_s=round(result.elapsed_s, 3),
-                    bytes=result.details.get("freed_bytes", 0),
-                    counts=counts,
-                )
+                rec.end(**ended, elapsed_s=round(time.monotonic() - self.started, 3), **more)
                 result.record = result.record or rec.path
-            rec.close()
+
+    def _say(self) -> None:
+        result = self.result
+        result.state = _state(result, planned="complete" if self.settings.yes else "planned", refused="refused")
+        result.details.setdefault("conditions", [condition.as_dict() for condition in self.conditions])
+        result.details["verdict"] = self._verdict()
 
     def _verdict(self) -> str:
         result = self.result
@@ -419,9 +372,9 @@ class CleanJob:
         failing = [condition.name for condition in self.conditions if not condition.ok]
         return f"nothing touched: {', '.join(dict.fromkeys(failing)) or 'see the problems'}"
 
-    def _add(self, error: ScopeferryError) -> None:
-        if not any((problem.code, problem.message) == (error.code, str(error)) for problem in self.result.problems):
-            self.result.add(error.code, error.path, str(error), error.hint)
+
+def _state(result: Result, *, planned: str, refused: str) -> str:
+    return "interrupted" if result.exit_code == 130 else planned if result.ok else refused
 
 
 __all__ = ["CleanJob", "CleanSettings", "Condition", "clean"]

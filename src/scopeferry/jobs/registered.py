@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import wraps
-from typing import Any
-
 from scopeferry.copying.place import Place
 from scopeferry.copying.runs import Registration
 from scopeferry.jobs.result import Result
@@ -41,19 +37,3 @@ def ended(registration: Registration, result: Result) -> None:
     """Say how it ended."""
     counts = {name: getattr(result, name) for name in COUNTS}
     registration.end(result.state, result.exit_code, **counts)
-
-
-def registers(run: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
-    """The ``run`` of a job with ``result`` and ``place``, registered for as long as it goes on."""
-
-    @wraps(run)
-    def registered(job: Any) -> Iterator[Any]:
-        registration = register(job.result, job.place)
-        try:
-            yield from run(job)
-        except BaseException as error:
-            registration.end("failed", getattr(error, "exit_code", 1))
-            raise
-        ended(registration, job.result)
-
-    return registered

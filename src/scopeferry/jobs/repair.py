@@ -5,37 +5,31 @@ recorded.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from scopeferry.copying import place, record
-from scopeferry.copying.listing import BAD, HEALED, Listing
-from scopeferry.copying.repair import Healing, RepairLedger, relink_tasks, repair_tasks, set_folders
-from scopeferry.errors import CODES, Failed, ScopeferryError, UsageError
+from scopeferry.copying.expected import BAD, HEALED, OFF, Expected
+from scopeferry.copying.finish import refresh_links
+from scopeferry.copying.order import Order
+from scopeferry.copying.repair import RepairLedger, relink_tasks, repair_tasks, set_folders
+from scopeferry.errors import CODES, UsageError
 from scopeferry.jobs import receipts
-from scopeferry.jobs.registered import registers
+from scopeferry.jobs.job import Job, drive
 from scopeferry.jobs.result import Result
-from scopeferry.jobs.verify import (
-    WORKERS,
-    WORKERS_NETWORK,
-    VerifyJob,
-    VerifySettings,
-    drive,
-    end_line,
-    noting,
-    write_manifests,
-)
+from scopeferry.jobs.verify import VerifyJob, VerifySettings, end_line, last_copy, noting
 from scopeferry.kernel import publish
+from scopeferry.kernel.digest import DEFAULT
 from scopeferry.kernel.events import Event
-from scopeferry.kernel.run import BATCH_ITEMS, Line, run
+from scopeferry.kernel.run import Line
 from scopeferry.kernel.task import Control
 from scopeferry.logs import printable
 from scopeferry.reports.units import count
+from scopeferry.sources.tree import TreeSource
 from scopeferry.stores.local import LocalStore
-from scopeferry.stores.store import KEEP_DEFAULT
+from scopeferry.stores.store import KEEP_DEFAULT, Prove
 
 
 def repair(
@@ -62,168 +56,119 @@ def repair(
     return drive(RepairJob(os.fspath(src), os.fspath(dst), settings, control), on_event)
 
 
-class RepairJob:
+class RepairJob(Job):
     """One run of `repair`. Iterate over `run`; then `result` holds what became of it."""
 
+    settings: VerifySettings
+    broken = "SF-301"
+
     def __init__(self, src: str, dst: str, settings: VerifySettings, control: Control | None = None) -> None:
-        self.settings = settings
-        self.control = control or Control()
-        self.started = time.monotonic()
-        self.check = VerifyJob(dst, src, settings, self.control, locked=True, compare=False)
-        self.place = self.check.place
-        self.result = Result("repair", run=self.check.result.run, source=self.check.result.source)
-        self.result.destination = self.check.target
-        self.lock = place.Lock(self.place.lock, self.result.run)
-        self.record: record.Record | None = None
-        self.failures: dict[str, int] = {}
+        control = control or Control()
+        self.check = VerifyJob(dst, src, settings, control, locked=True, compare=False)
+        found = self.check.result
+        super().__init__("repair", found.run, self.check.target, self.check.place, settings, control)
+        self.result.source, self.result.destination = found.source, found.destination
+        self.held.callback(self.check.close)
 
-    @registers
-    def run(self) -> Iterator[Event | None]:
-        """Do it; yields events, and None as a tick. Raises UsageError before anything is touched."""
-        try:
-            yield from self._opened()
-        except UsageError:
-            raise
-        except ScopeferryError as error:
-            self._add(error)
-        except OSError as error:
-            path = os.fspath(error.filename or self.check.target)
-            self._add(Failed(f"{error.strerror or error}: {printable(path)}", code="SF-301", path=path))
-        finally:
-            self._close()
-        self.result.elapsed_s = time.monotonic() - self.started
-        yield Event("finished", self.result.run, self.check.target, data={"exit_code": self.result.exit_code})
-
-    def _opened(self) -> Iterator[Event | None]:
-        if not os.path.isdir(self.place.records):
-            raise UsageError(
-                f"no record of a copy: {printable(self.place.records)}", code="SF-111", path=self.place.records
-            )
-        self.lock.acquire()
+    def _do(self) -> Iterator[Event | None]:
+        records = self.place.records
+        if not os.path.isdir(records):
+            raise UsageError(f"no record of a copy: {printable(records)}", code="SF-111", path=records)
+        lock = place.Lock(self.place.lock, self.result.run)
+        lock.acquire()
+        self.held.callback(lock.release)
         for event in self.check.opened():
             if event is None or event.kind != "failed":
                 yield event
         self._take_over()
-        listing = self.check.listing
-        if listing is None or self.control.stopped:
+        expected, source = self.check.expected, self.check.source
+        assert source is not None
+        if expected is None or self.control.stopped:
             return
-        if listing.counts().get(BAD):
-            yield from self._heal(listing)
-        self._say(listing)
-        if self.record is not None and self.record.path:
-            receipts.write(self.result, self.place.records, self.record.header)
+        rec = (yield from self._heal(expected, source)) if expected.count_of(OFF, BAD) else None
+        self._verdict(expected)
+        self.say()
+        if rec is not None and rec.path:
+            receipts.write(self.result, self.place.records, rec.header)
 
     def _take_over(self) -> None:
         """What the check counted; its problems count only where they are no item's: those are to be healed."""
         found, result = self.check.result, self.result
-        for name in (
-            "items",
-            "checked",
-            "extras",
-            "verified",
-            "bytes",
-            "read_back",
-            "tree_digest",
-            "manifest",
-            "record",
-        ):
+        taken = ("items", "checked", "extras", "verified", "read_back", "tree_digest", "manifest", "record")
+        for name in taken:
             setattr(result, name, getattr(found, name))
         for problem in found.problems:
             if problem.code == "SF-409" or CODES[problem.code][0] not in {3, 4, 5}:
                 result.add(problem.code, problem.path, problem.message, problem.hint)
         result.details["found_wrong"] = found.failed
-        result.bytes = 0
 
-    def _heal(self, listing: Listing) -> Iterator[Event | None]:
-        from concurrent.futures import ThreadPoolExecutor
-
+    def _heal(self, expected: Expected, source: TreeSource) -> Generator[Event | None, None, record.Record]:
         record.end_cut_off(self.place.records)
-        working = listing.algorithms() or ["xxh128"]
-        facts = record.header("repair", self.result.run, self.result.source, self.check.target, working)
-        self.record = record.Record(self.place.records, facts, noting(self.check.journal))
-        healing = self._healing(working[0])
-        ledger = RepairLedger(listing, healing, self.record, self.check.journal, self.result.run)
-        network = healing.store.disk.network or healing.source.disk.network
-        workers = self.settings.workers or (WORKERS_NETWORK if network else WORKERS)
-        items = publish.batch_items(workers, BATCH_ITEMS)
-        try:
-            with ThreadPoolExecutor(workers, thread_name_prefix="scopeferry") as executor:
-                for tasks in (repair_tasks, relink_tasks):
-                    line = Line(tasks(listing, healing, self.control), ledger)
-                    for event in run([line], executor, slots=workers, control=self.control, batch_items=items):
-                        yield self._counted(event)
-            ledger.refresh_links()
-            yield from self._set_folders(listing, ledger)
-        finally:
-            self._end(listing, ledger)
+        working = expected.used_algorithms() or [DEFAULT]
+        facts = record.header("repair", self.result.run, self.result.source, self.target, working)
+        rec = record.Record(self.place.records, facts, noting(self.check.journal))
+        self.held.callback(rec.close)
+        order = self._order(source, working[0])
+        ledger = RepairLedger(expected, order, rec, self.check.journal, self.result.run)
+        yield from self.guarded(self._healed(expected, order, ledger, working))
+        self._end(expected, ledger, rec)
+        return rec
 
-    def _healing(self, working: str) -> Healing:
-        source = self.check.source
-        assert source is not None
-        head: dict[str, Any] = next(
-            (head for head, _ in reversed(self.check.headers) if head.get("job", "transfer") == "transfer"), {}
-        )
-        keep = head.get("keep")
+    def _order(self, source: TreeSource, working: str) -> Order:
+        keep = last_copy(self.check.headers)[0].get("keep")
         kept = frozenset(kind for kind in keep if isinstance(kind, str)) if isinstance(keep, list) else KEEP_DEFAULT
         there = os.stat(self.check.root)
         store = LocalStore(
             self.check.root, publish.disk(self.check.root), (working,), holes="holes" in kept,
             identity=(there.st_dev, there.st_ino), records=self.place.records, attempt=self.result.run[-6:] + "00",
         )  # fmt: skip
-        return Healing(replace(source, keep=kept), store, f"set_aside/{self.result.run}")
+        return Order(replace(source, keep=kept), store, Prove(), "refuse", 0, f"set_aside/{self.result.run}")
 
-    def _counted(self, event: Event | None) -> Event | None:
-        if event is not None and event.kind == "failed":
-            self.result.add(event.data["code"], event.path, event.data["message"], event.data.get("hint", ""))
-        elif event is not None and event.data.get("what") == "sent":
-            self.result.add("SF-902", event.path, f"healed: {printable(event.path)}")
-        return event
-
-    def _set_folders(self, listing: Listing, ledger: RepairLedger) -> Iterator[None]:
-        for path, problem in set_folders(listing, self.check.root, ledger.folders):
+    def _healed(
+        self, expected: Expected, order: Order, ledger: RepairLedger, working: list[str]
+    ) -> Iterator[Event | None]:
+        """Files by the digest that they are known by, then hard links, then folders."""
+        files = [Line(repair_tasks(expected, order, name, self.control), ledger) for name in working]
+        for lines in (files, [Line(relink_tasks(expected, order, self.control), ledger)]):
+            for event in self.work(lines, order.store.disk, order.source.disk):
+                if event is not None and event.kind == "failed":
+                    self.result.add(event.data["code"], event.path, event.data["message"], event.data.get("hint", ""))
+                elif event is not None and event.data.get("what") == "sent":
+                    self.result.add("SF-902", event.path, f"healed: {printable(event.path)}")
+                yield event
+        if self.check.journal is not None:
+            refresh_links(self.check.journal, order)
+        for path, problem in set_folders(expected, self.check.root, ledger.folders):
             if problem is not None:
                 self.result.add("SF-210", path, problem)
             yield None
 
-    def _end(self, listing: Listing, ledger: RepairLedger) -> None:
-        result, rec = self.result, self.record
-        assert rec is not None
-        result.repaired, result.bytes = ledger.repaired, ledger.sent_bytes
-        result.details["metadata_set"] = ledger.metadata
+    def _end(self, expected: Expected, ledger: RepairLedger, rec: record.Record) -> None:
+        result = self.result
+        result.repaired, result.bytes = ledger.counts["sent"], ledger.sent_bytes
+        result.details["metadata_set"] = ledger.counts["metadata"]
         for kind, number in ledger.read_back.items():
             result.read_back[kind] = result.read_back.get(kind, 0) + number
             result.verified += number
-        if self.control.reason is not None:
-            self._add(self.control.reason)
         if rec.begun:
             with suppress(OSError):
-                hashes = write_manifests(self.place.records, listing)
                 state = "complete" if result.exit_code == 0 else "interrupted" if self.control.stopped else "partial"
-                rec.end(**end_line(result, state, hashes, self.check.headers, self.started))
+                rec.end(**end_line(self, state, expected, self.check.headers))
                 result.record = rec.path
 
-    def _say(self, listing: Listing) -> None:
+    def _verdict(self, expected: Expected) -> None:
         result = self.result
-        counts = listing.counts()
-        healed = counts.get(HEALED, 0)
-        result.failed = counts.get(BAD, 0)
+        result.failed = expected.count_of(OFF, BAD)
         found = result.details["found_wrong"]
         result.details["verdict"] = (
             f"nothing to repair: {count(result.verified)} read back and equal to the manifest"
             if not found
-            else f"repaired {healed:,} of {found:,} wrong entries; {result.repaired:,} sent again"
+            else f"repaired {expected.count_of(HEALED):,} of {found:,} wrong entries; {result.repaired:,} sent again"
         )
-        result.state = "complete" if result.exit_code == 0 else "partial"
 
-    def _add(self, error: ScopeferryError) -> None:
-        if not any((problem.code, problem.message) == (error.code, str(error)) for problem in self.result.problems):
-            self.result.add(error.code, error.path, str(error), error.hint)
-
-    def _close(self) -> None:
-        if self.record is not None:
-            self.record.close()
-        self.check.close()
-        self.lock.release()
+    def _say(self) -> None:
+        if "verdict" in self.result.details:
+            self.result.state = "complete" if self.result.exit_code == 0 else "partial"
 
 
 __all__ = ["RepairJob", "repair"]

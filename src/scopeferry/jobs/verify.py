@@ -16,19 +16,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from scopeferry.config import percentage
-from scopeferry.copying import listing as states
 from scopeferry.copying import manifest, place, record
-from scopeferry.copying.listing import Expected, Listing, of_copy, of_manifest
+from scopeferry.copying.expected import CHECK, LEFT_OUT, Expected, Item, of_copy, of_manifest
 from scopeferry.copying.verify import EXTRA, TWO_WAY, Check, CheckLedger, check_tasks, extras, walk_source
-from scopeferry.errors import Failed, ScopeferryError, UsageError
-from scopeferry.jobs.registered import registers
+from scopeferry.errors import ScopeferryError, UsageError
+from scopeferry.jobs.job import Job, drive
 from scopeferry.jobs.result import Result
 from scopeferry.kernel import digest as algorithms
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
 from scopeferry.kernel.journal import FILE, Journal
 from scopeferry.kernel.publish import Folders, system
-from scopeferry.kernel.run import BATCH_ITEMS, Line, run
+from scopeferry.kernel.run import Line
 from scopeferry.kernel.task import Control
 from scopeferry.logs import new_run_id, printable
 from scopeferry.reports.units import count
@@ -36,7 +35,7 @@ from scopeferry.sources.tree import OURS, Selection, TreeSource
 
 SHOWN_EXTRAS = 1000
 CLOCK_STEP_NS = 2_000_000_000  # file times may be this far behind the clock
-WORKERS, WORKERS_NETWORK = 4, 16
+AT_ONCE = 100_000  # rows whose manifests are written within a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +113,14 @@ def verify(
     return drive(job, on_event)
 
 
-def drive(job: Any, on_event: Callable[[Event], Any] | None) -> Result:
-    """Let a job run to its end, and pass its events on."""
-    for event in job.run():
-        if event is not None and on_event is not None:
-            on_event(event)
-    result: Result = job.result
-    return result
-
-
-class VerifyJob:
+class VerifyJob(Job):
     """One run of `verify`. Iterate over `run`; then `result` holds what was found.
 
     Another job that holds the lock of this copy already says so with ``locked``; without ``compare`` the source is
-    named but not read. ``listing`` stays open until `close`.
+    named but not read. ``expected`` stays open until `close`.
     """
+
+    settings: VerifySettings
 
     def __init__(
         self,
@@ -140,104 +132,77 @@ class VerifyJob:
         locked: bool = False,
         compare: bool = True,
     ) -> None:
-        self.settings, self.locked = settings, locked
-        self.control = control or Control()
+        self.locked = locked
         self.digests = algorithms.check_names(settings.digest) if settings.digest else ()
-        self.started = time.monotonic()
         self.root, self.only = resolve_copy(dst)
-        self.target = os.path.join(self.root, self.only) if self.only else self.root
+        target = os.path.join(self.root, self.only) if self.only else self.root
         self.source: TreeSource | None = None
         self.source_name: str | None = None
         if src is not None:
-            self.source, self.source_name = resolve_source(src, self.target, self.only)
+            self.source, self.source_name = resolve_source(src, target, self.only)
         self.other = self.source if compare else None
-        self.place = place.find(self.target, records=settings.records, journal=settings.journal)
-        self.result = Result("verify", run=new_run_id(), destination=self.target)
+        where = place.find(target, records=settings.records, journal=settings.journal)
+        super().__init__("verify", new_run_id(), target, where, settings, control)
+        self.result.destination = target
         if self.source is not None:
             self.result.source = os.path.join(self.source.root, self.source_name or "").rstrip(os.sep)
-        self.listing: Listing | None = None
+        self.expected: Expected | None = None
         self.journal: Journal | None = None
         self.record: record.Record | None = None
-        self.lock: place.Lock | None = None
         self.headers: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
-    @registers
-    def run(self) -> Iterator[Event | None]:
-        """Do it; yields events, and None as a tick."""
-        try:
-            yield from self.opened()
-        finally:
-            self.close()
-        yield Event("finished", self.result.run, self.target, data={"exit_code": self.result.exit_code})
-
-    def opened(self) -> Iterator[Event | None]:
-        """As `run`; the listing stays open."""
-        try:
-            yield from self._checked()
-        except UsageError:
-            raise
-        except ScopeferryError as error:
-            self._add(error)
-        except OSError as error:
-            self._add(
-                Failed(
-                    f"{error.strerror or error}: {printable(error.filename or self.target)}",
-                    code="SF-305",
-                    path=self.target,
-                )
-            )
-        if self.control.reason is not None:
-            self._add(self.control.reason)
-        self._say()
-
-    def _checked(self) -> Iterator[Event | None]:
-        if not self.locked:
-            self.lock = lock_if_possible(self.place, self.result.run)
-        self.listing = self._expected()
+    def _do(self) -> Iterator[Event | None]:
+        lock = None if self.locked else lock_if_possible(self.place, self.result.run)
+        if lock is not None:
+            self.held.callback(lock.release)
+        expected = self._expect()
         yield Event("started", self.result.run, self.target, data={"source": self.result.source, "command": "verify"})
         check = self._check()
         if self.other is not None:
-            yield from self._list_source()
-        self._sample()
+            yield from self._list_source(self.other, expected)
+        if self.settings.sample is not None:
+            expected.sample(self.settings.sample, self.journal.noted("proved") if self.journal is not None else ())
         known = bool(self.headers) or self.settings.manifest is not None or bool(manifest.of_folder(self.place.records))
-        found = self._extras(known=known)
-        totals = self.listing.totals()
-        items, size = totals.get(states.CHECK, (0, 0))
+        found = self._extras(expected, known=known)
+        totals = expected.totals()
+        items, size = totals.get(CHECK, (0, 0))
         self.result.items = sum(count for count, _ in totals.values())
-        self.result.skipped = totals.get(states.LEFT_OUT, (0, 0))[0]
+        self.result.skipped = totals.get(LEFT_OUT, (0, 0))[0]
         yield Event("found", self.result.run, self.target, items, 0 if self.settings.quick else size, {"plan": True})
-        yield from self._look(check, found)
-
-    def close(self) -> None:
-        """Close everything; twice is harmless."""
-        for one in (self.record, self.journal, self.listing):
-            if one is not None:
-                one.close()
-        if self.lock is not None:
-            self.lock.release()
+        yield from self._look(expected, check, found)
+        if self.record is not None:
+            if not self.control.stopped and set(self.digests) & expected.unwritten():
+                self.record.begin()  # an earlier run was interrupted before it wrote them
+            self._end_record(expected, self.record)
 
     # -- what is expected ----------------------------------------------------------------------------------------------
 
-    def _expected(self) -> Listing:
+    def _expect(self) -> Expected:
         settings, records = self.settings, self.place.records
         if settings.manifest is not None:
-            return of_manifest(settings.manifest, self.digests[0] if self.digests else None)
+            self.expected = of_manifest(settings.manifest, self.digests[0] if self.digests else None)
+            self.held.callback(self.expected.close)
+            return self.expected
         if not manifest.of_folder(records) and self.other is None:
             raise no_manifest(self.target, records)
         self.headers = list(record.headers(records))
-        expected = of_copy(records, named_manifests(self.headers))
-        try:
-            self._check_records(expected)
-            if self.headers:
-                self.journal = open_journal(self.place)
-            if self.digests and self.headers:
-                self._begin_record(expected.listing)
-        except BaseException:
-            expected.listing.close()
-            raise
-        return expected.listing
+        expected = self.expected = of_copy(records, named_manifests(self.headers), self.control)
+        self.held.callback(expected.close)
+        self._check_records(expected)
+        if self.headers:
+            self.journal = open_journal(self.place)
+        if self.journal is not None:
+            self.held.callback(self.journal.close)
+        if self.digests and self.headers:
+            working = expected.used_algorithms() or [algorithms.DEFAULT]
+            facts = record.header("verify", self.result.run, None, self.target, [*working, *self.digests])
+            with suppress(OSError):
+                record.end_cut_off(records)
+            self.record = record.Record(records, facts, noting(self.journal))
+            self.held.callback(self.record.close)
+        return expected
 
     def _check_records(self, expected: Expected) -> None:
         """The chain of generations, and the manifests as the last copy named them."""
@@ -253,13 +218,6 @@ class VerifyJob:
         for path in map(os.fsdecode, expected.differing if named else ()):
             self.result.add("SF-409", path, f"manifest and record name different digests: {printable(path)}")
 
-    def _begin_record(self, listing: Listing) -> None:
-        working = listing.algorithms() or [algorithms.DEFAULT]
-        facts = record.header("verify", self.result.run, None, self.target, [*working, *self.digests])
-        with suppress(OSError):
-            record.end_cut_off(self.place.records)
-        self.record = record.Record(self.place.records, facts, noting(self.journal))
-
     def _check(self) -> Check:
         found = os.stat(self.root)
         disk = publish.disk(self.root)
@@ -273,46 +231,27 @@ class VerifyJob:
         return Check(self.root, disk, (found.st_dev, found.st_ino), self.other, wanted, self.settings.quick,
                      self.settings.one_way, flushed_ns)  # fmt: skip
 
-    def _list_source(self) -> Iterator[Event | None]:
-        assert self.other is not None
-        assert self.listing is not None
+    def _list_source(self, source: TreeSource, expected: Expected) -> Iterator[Event | None]:
         if self.only is not None:
-            self._list_one()
+            name = os.fsencode(self.only)
+            if expected.at(name) is None:
+                expected.put([Item(name, os.fsencode(self.source_name or ""), FILE)])
             return
-        head: dict[str, Any] = next(
-            (head for head, _ in reversed(self.headers) if head.get("job", "transfer") == "transfer"), {}
-        )
-        rules = head.get("select") or ()
+        rules = last_copy(self.headers)[0].get("select") or ()
         selection = Selection(tuple((str(kind), str(glob)) for kind, glob in rules))
-        self.listing.begin()
-        for path, reason in walk_source(self.other, self.listing, selection, self.control):
+        for path, reason in walk_source(source, expected, selection, self.control):
             self.result.add("SF-205", path, f"folder not listed at the source: {printable(path) or '.'}: {reason}")
             yield None
-        self.listing.commit()
-
-    def _list_one(self) -> None:
-        assert self.listing is not None
-        if self.listing.get(os.fsencode(self.only or "")) is None:
-            name, source = os.fsencode(self.only or ""), os.fsencode(self.source_name or "")
-            self.listing.add_source([states.Item(b"", name, FILE, source=source if source != name else None)])
-
-    def _sample(self) -> None:
-        if self.settings.sample is None or self.listing is None:
-            return
-        self.listing.begin()
-        self.listing.sample(self.settings.sample, self.journal.noted("proved") if self.journal is not None else ())
-        self.listing.commit()
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
-    def _extras(self, *, known: bool) -> set[bytes]:
+    def _extras(self, expected: Expected, *, known: bool) -> set[bytes]:
         """Files that nobody expects; the folders that hold some."""
-        assert self.listing is not None
         if self.only is not None:
             return set()
         folders: set[bytes] = set()
         shown: list[str] = []
-        for path in extras(self.root, self.listing, self._is_records, self.control, folders):
+        for path in extras(self.root, expected, self._is_records, self.control, folders):
             if self.settings.manifest is not None and self._is_manifest(path):
                 continue
             self.result.extras += 1
@@ -337,43 +276,30 @@ class VerifyJob:
         given = self.settings.manifest
         return given is not None and os.path.realpath(given) == os.path.join(self.root, path)
 
-    def _look(self, check: Check, with_extras: set[bytes]) -> Iterator[Event | None]:
-        from concurrent.futures import ThreadPoolExecutor
+    def _look(self, expected: Expected, check: Check, with_extras: set[bytes]) -> Iterator[Event | None]:
+        result = self.result
+        ledger = CheckLedger(expected, check, result.run, self.journal, self.record, explained=with_extras.__contains__)
+        line = Line(check_tasks(expected, check, self.control), ledger)
+        for event in self.work([line], check.disk, *([check.source.disk] if check.source is not None else [])):
+            if event is not None and event.kind == "failed":
+                result.add(event.data["code"], event.path, event.data["message"])
+            yield event
+        result.failed = ledger.counts["bad"]
+        result.verified = 0 if self.settings.quick else ledger.counts["proved"]
+        result.checked = ledger.counts["good"] + result.failed
+        result.details["links_compared"] = ledger.counts["links"]
+        result.bytes, result.read_back = ledger.bytes_read, dict(ledger.read_back)
 
-        assert self.listing is not None
-        ledger = CheckLedger(
-            self.listing, check, self.result.run, self.journal, self.record, explained=with_extras.__contains__
-        )
-        network = check.disk.network or (check.source is not None and check.source.disk.network)
-        workers = self.settings.workers or (WORKERS_NETWORK if network else WORKERS)
-        items = publish.batch_items(workers, BATCH_ITEMS)
-        with ThreadPoolExecutor(workers, thread_name_prefix="scopeferry") as executor:
-            tasks = check_tasks(self.listing, check, self.control, states.CHECK)
-            for event in run([Line(tasks, ledger)], executor, slots=workers, control=self.control, batch_items=items):
-                if event is not None and event.kind == "failed":
-                    self.result.add(event.data["code"], event.path, event.data["message"])
-                yield event
-        self.result.failed = ledger.counts.get("bad", 0)
-        self.result.verified = 0 if self.settings.quick else ledger.counts.get("proved", 0)
-        self.result.checked = ledger.counts.get("good", 0) + self.result.failed
-        self.result.details["links_compared"] = ledger.counts.get("links", 0)
-        self.result.bytes, self.result.read_back = ledger.bytes_read, ledger.read_back
-        if self.record is not None and self.record.begun:
-            self._end_record()
-
-    def _end_record(self) -> None:
-        assert self.record is not None
-        assert self.listing is not None
-        hashes = write_manifests(self.place.records, self.listing)
-        state = "complete" if self.result.exit_code == 0 and not self.control.stopped else "partial"
-        self.record.end(**end_line(self.result, state, hashes, self.headers, self.started))
-        self.result.record = self.record.path
+    def _end_record(self, expected: Expected, rec: record.Record) -> None:
+        if rec.begun:
+            state = "complete" if self.result.exit_code == 0 and not self.control.stopped else "partial"
+            rec.end(**end_line(self, state, expected, self.headers))
+            self.result.record = rec.path
 
     # -- what is said --------------------------------------------------------------------------------------------------
 
     def _say(self) -> None:
         result = self.result
-        result.elapsed_s = time.monotonic() - self.started
         manifests = manifest.of_folder(self.place.records)
         result.manifest = self.settings.manifest or next(iter(manifests.values()), "")
         if self.settings.manifest is None and manifests:
@@ -404,10 +330,6 @@ class VerifyJob:
             )
             text += f"; read back: {where}"
         return text + (f"; {result.extras:,} extra" if result.extras else "")
-
-    def _add(self, error: ScopeferryError) -> None:
-        if not any((problem.code, problem.message) == (error.code, str(error)) for problem in self.result.problems):
-            self.result.add(error.code, error.path, str(error), error.hint)
 
 
 # -- shared with `repair` and `clean` ----------------------------------------------------------------------------------
@@ -497,31 +419,38 @@ def named_manifests(headers: Sequence[tuple[dict[str, Any], dict[str, Any]]]) ->
     return {name: value for name, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
 
 
-def write_manifests(records: str, listing: Listing) -> dict[str, str]:
+def last_copy(headers: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(first line, end line) of the last generation that copied something or declared the source finished."""
+    return next((one for one in reversed(headers) if one[0].get("job", "transfer") == "transfer"), ({}, {}))
+
+
+def write_manifests(records: str, expected: Expected) -> dict[str, str]:
     """Write the manifest of each algorithm that is used; their SHA-256."""
     hashes = {}
-    for algorithm in listing.algorithms():
+    for algorithm in expected.used_algorithms():
         path = os.path.join(records, manifest.PREFIX + algorithm)
-        hashes[algorithm], _ = manifest.write(path, algorithm, listing.manifest(algorithm))
+        hashes[algorithm], _ = manifest.write(path, algorithm, expected.manifest(algorithm))
     return hashes
 
 
 def end_line(
-    result: Result,
-    state: str,
-    hashes: dict[str, str],
-    headers: Sequence[tuple[dict[str, Any], dict[str, Any]]],
-    started: float,
+    job: Job, state: str, expected: Expected, headers: Sequence[tuple[dict[str, Any], dict[str, Any]]]
 ) -> dict[str, Any]:
-    """The last line of a generation that is no copy. How the source was finished is what the last copy said of it."""
+    """Write the manifests; the last line of a generation that is no copy.
+
+    How the source was finished is what the last copy said of it. After an interrupt manifests that would take longer
+    than one who interrupts waits stay as they were: the next run writes them.
+    """
+    result = job.result
+    late = job.control.stopped and expected.has_more_than(AT_ONCE)
+    hashes = named_manifests(headers) if late else write_manifests(job.place.records, expected)
     finish = next((end["finish"] for _, end in reversed(headers) if isinstance(end.get("finish"), dict)), None)
-    digest = f"sha256:{next(iter(hashes.values()))}" if hashes else ""
+    counts = ("items", "checked", "repaired", "verified", "failed")
     return {
         "state": state, "finish": finish, "exit_code": result.exit_code,
-        "elapsed_s": round(time.monotonic() - started, 3),
-        "bytes": result.bytes, "counts": {"items": result.items, "checked": result.checked, "repaired": result.repaired,
-                                          "verified": result.verified, "failed": result.failed},
-        "tree_digest": digest, "manifest": hashes,
+        "elapsed_s": round(time.monotonic() - job.started, 3), "bytes": result.bytes,
+        "counts": {name: getattr(result, name) for name in counts},
+        "tree_digest": f"sha256:{next(iter(hashes.values()))}" if hashes else "", "manifest": hashes,
     }  # fmt: skip
 
 

@@ -58,6 +58,7 @@ class _Part:
     read_back: str = "no"
     lost: list[str] = field(default_factory=list)
     inode: int = 0
+    aside: str = ""
 
 
 class Batch:
@@ -118,7 +119,7 @@ class Batch:
                 have = self._begin(folder, part, reader)
                 self._pour(reader, part, have)
                 part.source = reader.check()
-                part.attributes = reader.attributes()
+                part.attributes = reader.attributes().under(upload.attributes)
             part.lost = give_attributes(part.fd, part.attributes, near=self.near)
         except BaseException:
             keep = self.control.stopped and part.size >= LARGE
@@ -280,7 +281,7 @@ class Batch:
             name = upload.named(part.working)
         expected = upload.expected
         if upload.set_aside is not None and expected is not None:
-            set_aside(folder, name, self.store.records, upload.set_aside, upload.key)
+            part.aside = set_aside(folder, name, self.store.records, upload.set_aside, upload.key)
             now = publish.mark(system.lstat(folder, name), steady=expected.inode != 0)
             if now[:3] == expected[:3]:
                 expected = now  # the link to what is set aside changed its ctime
@@ -320,7 +321,7 @@ class Batch:
                 *(kind for kind in lost_times(entry, part.attributes, self.store.mtime_step_ns) if kind not in lost),
             ]
         mark = publish.mark(entry, steady=self.store.disk.steady)
-        return Entry(key, mark, part.digests, part.source, part.read_back, 1, tuple(lost), part.attributes)
+        return Entry(key, mark, part.digests, part.source, part.read_back, 1, tuple(lost), part.attributes, part.aside)
 
     def _discard(self, part: _Part, *, keep: bool = False) -> None:
         """Close the part, and remove what has no final name."""

@@ -138,8 +138,8 @@ def time_loss(found_ns: int, wanted_ns: int, step_ns: int = 1) -> str:
     return "times"
 
 
-def set_aside(folder: Any, name: str, records: str, below: str, key: str) -> None:
-    """Keep what stands under `name` in the record folder: by a hard link, else by a copy."""
+def set_aside(folder: Any, name: str, records: str, below: str, key: str) -> str:
+    """Keep what stands under `name` in the record folder, by a hard link, else by a copy: where, below that folder."""
     head = f"{below}/{key}".rpartition("/")[0]
     with Folders(records) as keep:
         target = keep.open(head, make=True)
@@ -154,9 +154,13 @@ def set_aside(folder: Any, name: str, records: str, below: str, key: str) -> Non
                 _copy_aside(folder, name, target, kept)
             break
         system.flush_folder(target)
+    return f"{head}/{kept}"
 
 
 def _copy_aside(folder: Any, name: str, target: Any, kept: str) -> None:
+    if stat.S_ISLNK(system.lstat(folder, name).st_mode):
+        system.make_link(system.read_link(folder, name), target, kept)
+        return
     source = system.open_source(folder, name)
     try:
         copy = system.create_part(target, kept)

@@ -29,6 +29,17 @@ class Attributes:
     owner: tuple[int, int] | None = None
     xattrs: dict[str, bytes] = field(default_factory=dict)
 
+    def under(self, kept: Attributes | None) -> Attributes:
+        """These, but for what `kept` has."""
+        if kept is None:
+            return self
+        return Attributes(
+            self.mode if kept.mode is None else kept.mode,
+            self.mtime_ns if kept.mtime_ns is None else kept.mtime_ns,
+            kept.owner or self.owner,
+            kept.xattrs or self.xattrs,
+        )
+
 
 class Reader(Protocol):
     """One open source file, read once from its first to its last byte. A context manager."""
@@ -70,6 +81,7 @@ class Prove:
 class Upload:
     """Something to be put under ``key``: a file that ``open`` opens, or a symbolic link with a ``target``.
 
+    ``attributes`` are those of a link; of a file those that it gets in place of its source's.
     ``expected`` is the mark of what may be replaced, None if nothing may stand there. ``set_aside`` is a folder below
     the record folder that first receives what is replaced. ``named`` gives the final name from the working digest,
     where it depends on that. ``settled`` looks at the source once
@@ -90,7 +102,7 @@ class Upload:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Something published: its mark after the rename, the digests of its bytes, the mark of its source, and how it was
-    proved.
+    proved. ``aside`` is where, below the record folder, what stood there was set aside.
     """
 
     key: str
@@ -101,6 +113,7 @@ class Entry:
     attempts: int = 1
     lost: tuple[str, ...] = ()
     attributes: Attributes | None = None
+    aside: str = ""
 
 
 class Store(Protocol):
