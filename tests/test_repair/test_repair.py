@@ -122,6 +122,23 @@ def test_a_source_that_differs_from_the_record_too_is_refused(made, change):
     assert made.lines()[-1]["state"] == "partial"
 
 
+def test_all_that_is_set_aside_is_said(rich):
+    flip(rich.dst / "sub/c.tif")
+    (rich.dst / "link").unlink()
+    (rich.dst / "link").symlink_to("elsewhere")
+    (rich.dst / "sub/hard.tif").unlink()
+    (rich.dst / "sub/hard.tif").write_bytes(b"somebody's")
+    assert repair(rich.src, rich.dst).exit_code == 0
+    said = {line["path"]: line for line in rich.lines() if line.get("action") == "set_aside"}
+    assert {path: line["kind"] for path, line in said.items()} == {
+        "link": "link", "sub/c.tif": "file", "sub/hard.tif": "hardlink",
+    }  # fmt: skip
+    assert os.readlink(rich.records() / said["link"]["set_aside"]) == "elsewhere"
+    assert (rich.records() / said["sub/hard.tif"]["set_aside"]).read_bytes() == b"somebody's"
+    rich.forget_journals()
+    assert verify(rich.dst).exit_code == 0
+
+
 def test_a_link_that_differs_at_the_source_too(rich):
     for side, target in ((rich.src, "one"), (rich.dst, "other")):
         (side / "link").unlink()

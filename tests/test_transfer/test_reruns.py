@@ -151,6 +151,8 @@ def test_a_bit_flipped_at_the_destination_is_found_by_a_plain_second_run(done, c
     done.same()
     assert done.aside() == [damaged]
     assert done.entry("b")["action"] == "repaired"
+    (aside,) = (line for line in done.lines() if line.get("action") == "set_aside")
+    assert (done.records / aside["set_aside"]).read_bytes() == damaged
     again = done.run(0)
     assert (again.skipped, again.problems) == (4, [])
 

@@ -157,6 +157,22 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(made):
     assert told(result)["SF-411"] == {"a.tif"}
 
 
+PLANTED = {"link": lambda path: path.symlink_to("/etc/passwd"), "fifo": os.mkfifo, "folder": os.mkdir}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_what_is_planted_is_a_difference_for_who_only_looks_and_refused_by_who_would_write(made, what):
+    (made.dst / "a.tif").unlink()
+    PLANTED[what](made.dst / "a.tif")
+    before = state_of(made.dst)
+    result = verify(made.dst)
+    assert (result.exit_code, told(result)["SF-411"]) == (4, {"a.tif"})
+    for job in (repair, transfer):
+        result = job(made.src, made.dst)
+        assert (result.exit_code, told(result)["SF-502"]) == (5, {"a.tif"})
+        assert state_of(made.dst)[b"a.tif"] == before[b"a.tif"]
+
+
 def test_a_link_in_the_place_of_a_folder_is_refused_and_named_once(made):
     (made.dst / "sub").rename(made.folder / "moved")
     (made.dst / "sub").symlink_to(made.folder / "moved")

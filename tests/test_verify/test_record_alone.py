@@ -15,8 +15,9 @@ import pytest
 
 import scopeferry
 from scopeferry import repair, transfer, verify
-from scopeferry.errors import UsageError
-from scopeferry.testing.copies import NAMES, told
+from scopeferry.errors import Interrupted, UsageError
+from scopeferry.kernel.task import Control
+from scopeferry.testing.copies import NAMES, make, told
 from scopeferry.testing.trees import flip, mutated, random_tree, rewrite
 
 
@@ -311,6 +312,45 @@ def test_a_further_digest_is_computed_once_and_recorded(made):
     assert transfer(made.src, made.dst).exit_code == 0
     made.forget_journals()
     assert verify(made.dst, digests=["sha256"]).exit_code == 0
+
+
+def test_manifests_that_take_long_wait_for_the_next_run_after_an_interrupt(made, monkeypatch):
+    monkeypatch.setattr("scopeferry.jobs.verify.AT_ONCE", 1)
+    control, named = Control(), made.lines()[-1]["manifest"]
+
+    def stop(event) -> None:
+        if event.kind == "done":
+            control.stop(Interrupted("stopped"))
+
+    result = verify(made.dst, digests=["sha256"], control=control, on_event=stop)
+    assert result.exit_code == 130
+    assert not (made.records() / "manifest.sha256").exists()
+    assert made.lines()[-1]["manifest"] == named  # still the ones that are there
+    digested = {line["path"] for line in made.lines() if line.get("action") == "checked"}
+    assert digested == set(NAMES)  # all was settled: nothing new is computed
+    assert verify(made.dst).exit_code == 0
+    assert verify(made.dst, digests=["sha256"]).exit_code == 0
+    assert len((made.records() / "manifest.sha256").read_text().splitlines()) == len(NAMES)
+    assert set(made.lines()[-1]["manifest"]) == {"xxh128", "sha256"}
+    count = len(list(made.records().glob("*.jsonl")))
+    assert verify(made.dst, digests=["sha256"]).exit_code == 0
+    assert len(list(made.records().glob("*.jsonl"))) == count
+
+
+def test_a_colleague_reads_the_record_and_nobody_else_s_lock(tmp_path):
+    old = os.umask(0o022)
+    try:
+        made = make(tmp_path)
+        flip(made.dst / "a.tif")
+        assert repair(made.src, made.dst).exit_code == 0
+        assert verify(made.dst, digests=["sha256"]).exit_code == 0
+    finally:
+        os.umask(old)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in made.records().iterdir()}
+    assert modes.pop("lock") == 0o600
+    assert modes.pop("set_aside") == 0o700
+    assert set(modes.values()) == {0o644}
+    assert made.records().stat().st_mode & 0o777 == 0o755
 
 
 def test_a_further_digest_is_not_taken_of_what_is_wrong(made):

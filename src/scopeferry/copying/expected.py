@@ -254,11 +254,12 @@ class Expected(Journal):
 
     def mark(self, found: Iterable[tuple[Item, int, Mark | None]]) -> None:
         """Write the state that items are in now, and the mark of what stands there."""
-        for item, state, mark in found:
-            head, name = split(item.origin)
-            inode, ctime_ns = (0, 0) if mark is None else (mark.inode, mark.ctime_ns)
-            values = (state, inode, ctime_ns, self.folder_id(head), name)
-            self._db.execute("UPDATE items SET state=?, source=?, stored=? WHERE folder=? AND name=?", values)
+        with self._writing():
+            for item, state, mark in found:
+                head, name = split(item.origin)
+                inode, ctime_ns = (0, 0) if mark is None else (mark.inode, mark.ctime_ns)
+                values = (state, inode, ctime_ns, self.folder_id(head), name)
+                self._db.execute("UPDATE items SET state=?, source=?, stored=? WHERE folder=? AND name=?", values)
 
     def moved(self, inode: int, ctime_ns: int, now_ns: int) -> None:
         """One name of an inode has gone: the others have another time of change now."""
