@@ -140,6 +140,8 @@ class ZarrTree:
         self._said: dict[str, dict[str, _Said]] = {}
         self._arrays: dict[str, WatchedArray] = {}
         self._earlier: dict[str, bytes] = {}
+        self._above: set[str] = set()  # folders in which arrays lie
+        self._nested = False  # does an array lie in the folder of another?
         self._complete: Complete | None = None
         self._aborted = False
         self._version = self._of_metadata = 0
@@ -184,6 +186,9 @@ class ZarrTree:
             return False
         if known is not None and known.stands and known.layout.same_chunks(layout):
             return known.resize(layout)
+        above = {folder[:at] for at, sign in enumerate(folder) if sign == "/"} | ({""} if folder else set())
+        self._above |= above
+        self._nested = self._nested or folder in self._above or not above.isdisjoint(self._arrays)
         array = self._arrays[folder] = WatchedArray(layout)
         if known is not None:  # what becomes of the chunks of its predecessor is no sign of its own end
             array.note_shots()
@@ -246,7 +251,7 @@ class ZarrTree:
         return self._array(path)[0]
 
     def chunk_of(self, path: str) -> str | None:
-        """The array of which this is the name of a chunk, inside its grid or not, and whose metadata stand; else None."""
+        """The array of which this is the name of a chunk, in its grid or not; None: none, or its metadata went."""
         array, watched = self._array(path)
         if watched is None or array is None or watched.index(_inside(path, array)) is None:
             return None
@@ -265,16 +270,16 @@ class ZarrTree:
         return self.arrays() if any(said.plate for said in self._said.get("", {}).values()) else []
 
     def _array(self, path: str) -> tuple[str | None, WatchedArray | None]:
-        """The deepest array whose folder a path is in."""
+        """The array whose folder a path is in; the deepest, should arrays lie in one another."""
         arrays = self._arrays
-        at = path.rfind("/")
-        while at > 0:
-            found = arrays.get(path[:at])
-            if found is not None:
-                return path[:at], found
-            at = path.rfind("/", 0, at)
-        root = arrays.get("")
-        return (None, None) if root is None else ("", root)
+        name, found = ("", arrays[""]) if "" in arrays else (None, None)
+        at = path.find("/")
+        while at > 0 and (found is None or self._nested):
+            deeper = arrays.get(path[:at])
+            if deeper is not None:
+                name, found = path[:at], deeper
+            at = path.find("/", at + 1)
+        return name, found
 
     def _chunk(self, path: str) -> tuple[WatchedArray, Index] | None:
         array, watched = self._array(path)

@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from scopeferry.layouts.shard import CODEC, Sharding, parse_sharding
@@ -28,8 +29,8 @@ Index = tuple[int, ...]
 #: The names of metadata files; the last parts of paths.
 METADATA = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
 ARRAY, GROUP, ATTRIBUTES, OTHER = "array", "group", "attributes", "other"
-LONGEST = 18  # digits of an index
-_RUN = re.compile(r"(.*?)(0|[1-9]\d{0,17})-(0|[1-9]\d{0,17})(\D.*)?", re.DOTALL | re.ASCII)
+_NUMBER = "(0|[1-9][0-9]{0,17})"
+_RUN = re.compile(rf"(c[/.])?{_NUMBER}-{_NUMBER}((?:[/.][0-9]+)*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +52,8 @@ class Keys:
 
     def index(self, key: str, rank: int) -> Index | None:
         """The index of a chunk of an array with so many axes; None if this is no such key. The reverse of `key`."""
-        parts = key.split(self.separator)
-        if self.prefix:
-            if parts[0] != self.prefix:
-                return None
-            del parts[0]
-        elif not rank:
-            return () if key == "0" else None
-        if len(parts) != rank or not all(map(_is_number, parts)):
-            return None
-        return tuple(map(int, parts))
+        match = _pattern(self.prefix, self.separator, rank).fullmatch(key)
+        return None if match is None else tuple(map(int, match.groups()))
 
     def indices(self, key: str, grid: Index) -> Iterator[Index]:
         """The chunks of a grid that a KEY of ``complete.json`` names: one, or a run along the first axis.
@@ -69,19 +62,23 @@ class Keys:
         [(2, 0), (3, 0)]
         """
         match = _RUN.fullmatch(key)
-        first = self.index(key if match is None else f"{match[1]}{match[2]}{match[4] or ''}", len(grid))
+        first = self.index(key if match is None else f"{match[1] or ''}{match[2]}{match[4]}", len(grid))
         if first is None or any(i >= size for i, size in zip(first, grid, strict=True)):
             return
-        last = first[:1] if match is None else (int(match[3]),)
-        if match is None or match[1].strip("c/."):
+        if match is None:
             yield first
             return
-        for at in range(first[0], min(last[0] + 1, grid[0])):
+        for at in range(first[0], min(int(match[3]) + 1, grid[0])):
             yield (at, *first[1:])
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= LONGEST and (text[0] != "0" or text == "0")
+@lru_cache(maxsize=64)
+def _pattern(prefix: str, separator: str, rank: int) -> re.Pattern[str]:
+    """All keys of one encoding and rank; numbers as they are written by it, never ``01``."""
+    if not rank:
+        return re.compile(prefix or "0")
+    numbers = re.escape(separator).join([_NUMBER] * rank)
+    return re.compile(f"{prefix}{re.escape(separator)}{numbers}" if prefix else numbers)
 
 
 @dataclass(frozen=True, slots=True)
