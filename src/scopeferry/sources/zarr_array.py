@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 from scopeferry.sources.complete import ArrayEnd
@@ -11,6 +12,7 @@ from scopeferry.sources.zarr_truth import BY_FOLDER, EMPTY, MISSING, WRITTEN, Tr
 
 MOST_OUTSIDE = 1 << 22  # bytes kept of chunks outside the grid
 OUTSIDE_BYTES = 100  # about what one of these takes
+_STRETCH = re.compile(rb"\x00+|\x01+")
 
 
 class WatchedArray:
@@ -111,14 +113,17 @@ class WatchedArray:
     def _take(self, at: int, flags: bytes) -> None:
         assert self.truth is not None
         states = self.truth.states
-        for number, flag in enumerate(flags, at):
-            before = states[number]
-            if flag and before != WRITTEN:
-                self.noted = self.noted or before != MISSING
-                states.put(number, WRITTEN)
-            elif not flag and before == WRITTEN:
-                self.noted = True
-                states.put(number, EMPTY)
+        for match in _STRETCH.finditer(flags):
+            first, behind = at + match.start(), at + match.end()
+            if match[0][0]:
+                evidence = states.counts[EMPTY] + states.counts[BY_FOLDER]
+                states.fill(first, behind, WRITTEN)
+                self.noted = self.noted or evidence != states.counts[EMPTY] + states.counts[BY_FOLDER]
+                continue
+            for number in range(first, behind):
+                if states[number] == WRITTEN:
+                    states.put(number, EMPTY)
+                    self.noted = True
 
     def _stretches(self, index: Index, inner: bytes) -> Iterator[tuple[int, bytes]]:
         """(number of a unit in C order of the grid, flags from there on) for all of a shard that is in the grid."""
