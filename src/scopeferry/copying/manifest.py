@@ -118,7 +118,7 @@ def read(path: str, algorithm: str | None = None, *, ours: bool = False) -> Iter
     bagit = not ours and _BAGIT_NAME.fullmatch(os.path.basename(path)) is not None
     number = 0
     try:
-        with open(path, "rb", opener=_open_ours if ours else None) as lines:
+        with open(path, "rb", opener=guarded if ours else None) as lines:
             while line := lines.readline(MAX_LINE + 2):
                 number += 1
                 if line in {b"\n", b"\r\n"} or line.startswith((b"#", b";")):
@@ -132,7 +132,8 @@ def read(path: str, algorithm: str | None = None, *, ours: bool = False) -> Iter
         raise UsageError(f"cannot read {printable(path)}: {error.strerror}", code="SF-111", path=path) from error
 
 
-def _open_ours(path: str, flags: int) -> int:
+def guarded(path: str, flags: int) -> int:
+    """How `open` opens what is ours: a regular file, never through a link and never waiting for a FIFO."""
     fd = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

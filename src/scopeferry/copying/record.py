@@ -10,11 +10,9 @@ another machine and the three-way comparison. Records are untrusted: paths are c
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import stat
 import sys
 import time
 from binascii import a2b_base64, b2a_base64
@@ -25,7 +23,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NamedTuple
 
 from scopeferry.config import KEEP_DEFAULT
-from scopeferry.copying.manifest import check_path
+from scopeferry.copying.manifest import check_path, guarded
 from scopeferry.errors import CODES, UsageError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.digest import ALGORITHMS
@@ -67,12 +65,7 @@ def number_of(path: str) -> int:
 
 def open_ours(path: str, mode: str = "rb") -> Any:
     """Open a regular file of a record folder, never through a link and never waiting for a FIFO; raises OSError."""
-    guard = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    file = open(path, mode, opener=lambda name, flags: os.open(name, flags | guard))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "no regular file", path)
-    return file
+    return open(path, mode, opener=guarded)
 
 
 def sha256_of(path: str) -> str:
@@ -286,8 +279,12 @@ def _is_end(line: bytes) -> bool:
 
 def last_end(folder: str) -> dict[str, Any]:
     """The last line of the last generation; empty if there is none, or if it was cut off."""
-    older = generations(folder)
-    return _end_of(older[-1]) if older else {}
+    return next((end for _, end in ends(folder, 1)), {})
+
+
+def ends(folder: str, newest: int) -> list[tuple[str, dict[str, Any]]]:
+    """(name, last line) of the newest generations, oldest first; the line is empty where that is no end line."""
+    return [(os.path.basename(path), _end_of(path)) for path in generations(folder)[-newest:]]
 
 
 def _end_of(path: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +10,7 @@ from scopeferry.copying import record
 from scopeferry.copying.manifest import Replacement
 from scopeferry.jobs.result import Result
 
-TAIL = 1 << 16  # bytes that hold the last line of a record
-SHOWN = 6  #      generations that a receipt lists
+SHOWN = 6  # generations that a receipt lists
 
 
 def path_in(folder: str, *, there: bool = False) -> str:
@@ -35,15 +33,4 @@ def write(result: Result, folder: str, header: Mapping[str, Any]) -> str:
 
 def _ends(folder: str) -> list[dict[str, Any]]:
     """What the last lines of the newest generations say, each with its file's name."""
-    return [{**_last_line(path), "name": os.path.basename(path)} for path in record.generations(folder)[-SHOWN:]]
-
-
-def _last_line(path: str) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL))
-            line = json.loads(file.read().rstrip(b"\n").rpartition(b"\n")[2])
-    except (OSError, ValueError):
-        return {}
-    return line if isinstance(line, dict) and line.get("end") else {}
+    return [{**end, "name": name} for name, end in record.ends(folder, SHOWN)]

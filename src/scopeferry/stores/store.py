@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
+from scopeferry import config
 from scopeferry.errors import ItemError
 from scopeferry.kernel.digest import in_sample
 from scopeferry.kernel.publish import Mark
 from scopeferry.kernel.task import Control, Failure
 
-#: What may be kept of a file beside its bytes. The first six are kept unless taken away.
-KEEP = ("times", "mode", "links", "hardlinks", "holes", "xattrs", "owner", "acl", "streams")
-KEEP_DEFAULT = frozenset(KEEP[:6])
+#: What is kept of a file beside its bytes, unless taken away.
+KEEP_DEFAULT = frozenset(config.KEEP_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
