@@ -35,6 +35,13 @@ from scopeferry.stores.files import TIME_STEPS_NS
 SUSPECTS = '<>:"\\|?*\x01\n'
 ENDINGS = " ."
 LONGEST = 255
+#: What some file systems take for one name, by the field of `Rules` that says so.
+ALIKE = {
+    "case": ("casea", "CASEA"),
+    "wide_case": ("wide\u00e9", "wide\u00c9"),
+    "full_case": ("full\u00df", "fullss"),
+    "forms": ("form\u00e9", "forme\u0301"),
+}
 ASKED_NS = 1_700_000_001_987_654_321  # an odd second with all nine digits
 
 _RESERVED = re.compile(r"(CON(?:IN\$|OUT\$)?|PRN|AUX|NUL|(?:COM|LPT)[0-9\u00b9\u00b2\u00b3])(?=[ .]|$)", re.IGNORECASE)
@@ -49,6 +56,7 @@ class Rules:
     composed and decomposed letters are one name. ``forbidden``: characters; ``endings``: last characters. ``reserved``:
     CON, NUL and their kind are devices. ``only``: ``""`` any bytes, ``"utf-8"``, ``"bmp"`` (characters of 16 bits),
     ``"ascii"``. ``longest``: in UTF-16 units if ``units``, else in bytes. ``lacks``: mode, links, hardlinks.
+    ``hides``: a mount tells names apart for which the server behind it has one file.
     """
 
     case: bool = False
@@ -63,6 +71,7 @@ class Rules:
     units: bool = False
     mtime_step_ns: int = 1
     lacks: frozenset[str] = frozenset()
+    hides: bool = False
 
     @property
     def any_name(self) -> bool:
@@ -320,12 +329,14 @@ def _asked(folder: Any) -> Rules:
     forbidden = "" if fits(f"a{SUSPECTS}b") else "".join(char for char in SUSPECTS if not fits(f"a{char}b"))
     longest = LONGEST if fits("x" * LONGEST) else _largest(fits)
     step_ns, holds_modes = _attributes(folder)
+    pairs = ALIKE if only != "ascii" else {"case": ALIKE["case"]}
+    alike = {kind: _same(folder, *pair) for kind, pair in pairs.items()}
     held = {"mode": holds_modes, "links": _links(folder), "hardlinks": _hard_links(folder)}
     return Rules(
-        case=_same(folder, "casea", "CASEA"),
-        wide_case=only != "ascii" and _same(folder, "wide\u00e9", "wide\u00c9"),
-        full_case=only != "ascii" and _same(folder, "full\u00df", "fullss"),
-        forms=only != "ascii" and _same(folder, "form\u00e9", "forme\u0301"),
+        case=bool(alike["case"]),
+        wide_case=bool(alike.get("wide_case")),
+        full_case=bool(alike.get("full_case")),
+        forms=bool(alike.get("forms")),
         forbidden=forbidden + "".join(char for char in system.FORBIDDEN if char not in forbidden),
         endings="".join(char for char in ENDINGS if char in system.ENDINGS or not fits(f"end{char}")),
         reserved=system.RESERVED or not fits("aux.txt"),
@@ -334,6 +345,7 @@ def _asked(folder: Any) -> Rules:
         units=only != "ascii" and longest == LONGEST and fits("\u00e9" * 200),
         mtime_step_ns=step_ns,
         lacks=frozenset(kind for kind, holds in held.items() if not holds),
+        hides="hidden" in alike.values(),
     )
 
 
@@ -347,6 +359,15 @@ def _which(folder: Any) -> str:
     return "" if fits("any\udcff") else "utf-8"
 
 
+def _make(folder: Any, name: str, content: bytes = b"?") -> None:
+    """A file with something in it: an empty one appears on some mounts only after it was closed, some time later."""
+    fd = system.create_part(folder, name)
+    try:
+        system.write_at(fd, content, 0)
+    finally:
+        os.close(fd)
+
+
 class _Fitting:
     """Does a file of this name appear in the folder, under this name? Nothing is left behind."""
 
@@ -355,7 +376,7 @@ class _Fitting:
 
     def __call__(self, name: str) -> bool:
         try:
-            os.close(system.create_part(self.folder, name))
+            _make(self.folder, name)
         except (OSError, ValueError):
             return False
         finally:
@@ -374,19 +395,34 @@ def _empty(folder: Any) -> list[str]:
     return names
 
 
-def _same(folder: Any, one: str, other: str) -> bool:
-    """Is what was made under one name found under the other?"""
-    with suppress(OSError):
-        os.close(system.create_part(folder, one))
+def _same(folder: Any, one: str, other: str) -> str:
+    """Is what was made under one name ``found`` under the other, or is one lost to the other: ``hidden``?
+
+    A mount may know both names, though its server has one file (rclone before a Windows or Samba server).
+    """
     try:
-        system.lstat(folder, other)
+        _make(folder, one, b"1")
+        try:
+            system.lstat(folder, other)
+        except OSError:
+            _make(folder, other, b"2")
+            return "" if _content(folder, one) == b"1" else "hidden"
+        return "found"
     except OSError:
-        return False
-    else:
-        return True
+        return ""
     finally:
-        with suppress(OSError):
-            system.unlink(folder, one)
+        _empty(folder)
+
+
+def _content(folder: Any, name: str) -> bytes:
+    """The first byte of a file, not from a cache."""
+    fd = system.open_source(folder, name)
+    try:
+        system.drop(fd)
+        block = bytearray(1)
+        return bytes(block[: system.read_into(fd, block, 0)])
+    finally:
+        os.close(fd)
 
 
 def _links(folder: Any) -> bool:
@@ -402,7 +438,7 @@ def _links(folder: Any) -> bool:
 
 def _hard_links(folder: Any) -> bool:
     try:
-        os.close(system.create_part(folder, "one"))
+        _make(folder, "one")
         system.hard_link(folder, "one", folder, "other")
         one, other = system.lstat(folder, "one"), system.lstat(folder, "other")
     except OSError:
@@ -424,7 +460,8 @@ def _largest(fits: _Fitting) -> int:
 def _attributes(folder: Any) -> tuple[int, bool]:
     """(the step of its modification times in ns, whether it holds a mode)."""
     name, mode = "times", 0o444 if sys.platform == "win32" else 0o640
-    fd = system.create_part(folder, name)
+    _make(folder, name)
+    fd = system.open_source(folder, name)  # some mounts tell the time that was set only of a file that is there
     try:
         with suppress(OSError):
             system.set_attributes(fd, None, ASKED_NS, ASKED_NS)

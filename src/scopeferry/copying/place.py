@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from scopeferry.errors import Refused, Temporary, UsageError
@@ -130,17 +130,23 @@ def _existing(path: str) -> str:
 
 @dataclass(slots=True)
 class Lock:
-    """One run per destination. Held by the open file; where the mount knows no locks, by a file and a heartbeat."""
+    """One run per destination. Held by the open file; where the mount knows no locks, by a file and a heartbeat.
+
+    A mount in user space (FUSE) may know locks of this machine alone, and says so to nobody: there it is the file.
+    """
 
     path: str
     run: str
     _fd: int = -1
     _beating: Any = None
-    _made: list[str] = field(default_factory=list)
 
     def acquire(self) -> None:
         """Take it; raises Temporary (SF-321) naming host, pid and start of the run that holds it."""
-        make_shared(os.path.dirname(self.path))
+        folder = os.path.dirname(self.path)
+        make_shared(folder)
+        if publish.disk(folder).reopens:
+            self._acquire_by_heartbeat()
+            return
         self._fd = os.open(
             self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0), 0o600
         )
@@ -156,34 +162,48 @@ class Lock:
             os.close(self._fd)
             self._fd = -1
             raise self._held(holder)
-        self._write()
+        os.ftruncate(self._fd, 0)
+        system.write_at(self._fd, self._facts(), 0)
+
+    @property
+    def token(self) -> str:
+        """The file that names this run for as long as it has the lock."""
+        return self._held_path if self._beating is not None else self.path
 
     def holder(self) -> dict[str, Any]:
         """What the lock file says of the run that has it, or had it last."""
-        try:
-            with open(self.path, "rb") as file:
-                found = json.loads(file.read(4096))
-            return found if isinstance(found, dict) else {}
-        except (OSError, ValueError):
-            return {}
+        for path in (self._held_path, self.path):
+            try:
+                with open(path, "rb") as file:
+                    found = json.loads(file.read(4096))
+            except (OSError, ValueError):
+                continue
+            if isinstance(found, dict):
+                return found
+        return {}
 
     def release(self) -> None:
-        """Give it back; twice is harmless."""
+        """Give it back; twice is harmless, and so is a destination that is gone."""
         if self._beating is not None:
             self._beating.set()
             self._beating = None
-            with suppress(OSError):
-                os.unlink(self.path + ".held")
+            if self.holder().get("run") == self.run:  # where another disk is mounted now, another run may have it
+                with suppress(OSError):
+                    os.unlink(self._held_path)
         if self._fd >= 0:
+            fd, self._fd = self._fd, -1
             with suppress(OSError):
-                os.ftruncate(self._fd, 0)
-            os.close(self._fd)
-            self._fd = -1
+                os.ftruncate(fd, 0)
+            with suppress(OSError):
+                os.close(fd)
 
-    def _write(self) -> None:
+    @property
+    def _held_path(self) -> str:
+        return self.path + ".held"
+
+    def _facts(self) -> bytes:
         facts = {"host": host(), "pid": os.getpid(), "run": self.run, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        os.ftruncate(self._fd, 0)
-        system.write_at(self._fd, json.dumps(facts).encode(), 0)
+        return json.dumps(facts).encode()
 
     def _held(self, holder: dict[str, Any]) -> Temporary:
         who = f"pid {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('started', '?')}"
@@ -194,18 +214,20 @@ class Lock:
     def _acquire_by_heartbeat(self) -> None:
         import threading
 
-        held = self.path + ".held"
+        held = self._held_path
         try:
-            if time.time() - os.stat(held).st_mtime > SILENCE_S:
+            if time.time() - os.stat(held).st_mtime > SILENCE_S or _has_ended(self.holder()):
                 os.unlink(held)
         except FileNotFoundError:
             pass
         try:
-            os.close(os.open(held, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            fd = os.open(held, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         except FileExistsError:
             raise self._held(self.holder()) from None
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        self._write()
+        try:
+            os.write(fd, self._facts())
+        finally:
+            os.close(fd)
         self._beating = threading.Event()
 
         def beat(stop: Any = self._beating) -> None:
@@ -214,3 +236,17 @@ class Lock:
                     os.utime(held)
 
         threading.Thread(target=beat, daemon=True, name="lock-heartbeat").start()
+
+
+def _has_ended(holder: dict[str, Any]) -> bool:
+    """Was this lock taken on this machine, by a process that is no more?"""
+    pid = holder.get("pid")
+    if holder.get("host") != host() or type(pid) is not int or pid <= 0 or sys.platform == "win32":
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

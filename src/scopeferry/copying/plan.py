@@ -139,6 +139,8 @@ class Plan:
             else:
                 listing = system.scan(folder) if self.only is None else _Named.one(folder, self.only)
         except (OSError, ScopeferryError) as error:
+            if isinstance(error, OSError) and not self.source.answers():
+                raise
             self.unlisted += 1
             reason = getattr(error, "strerror", None) or str(error)
             yield _failed(path, "SF-205", f"folder not listed: {printable(path) or '.'}: {reason}", "folder")
@@ -148,6 +150,11 @@ class Plan:
             twin = None if there is None else there.open(stored_path)
         except (FileNotFoundError, NotADirectoryError):
             twin = None
+            if there is not None and (spelt := self._other_spelling(there, stored_path)):
+                listing.close()
+                message = f"the destination cannot tell this name from {printable(spelt)}: {printable(path)}"
+                yield _failed(path, "SF-208", message, "folder")
+                return
         except (Refused, ItemError) as error:
             listing.close()
             if isinstance(error, Refused) or self.names.is_news(path):
@@ -155,6 +162,8 @@ class Plan:
             return
         except OSError as error:
             listing.close()
+            if not self.store.answers():
+                raise
             message = f"{error.strerror} at the destination: {printable(path)}"
             yield _failed(path, self.store.translated(error, path).code, message, "folder")
             return
@@ -165,6 +174,18 @@ class Plan:
             yield from self._merge(path, folder, facts, listing, twin, stack, scratch)
         else:
             yield from self._rest(path, folder, facts, listing, twin, stack, scratch, quiet)
+
+    def _other_spelling(self, there: Folders, stored: str) -> str:
+        """The name that stands in the way of a folder, where the mount would not find it; empty if there is none."""
+        rules = getattr(self.names, "rules", None)
+        if rules is None or not rules.hides:
+            return ""
+        head, _, name = stored.rpartition("/")
+        try:
+            with system.scan(there.open(head)) as found:
+                return next((one.name for one in found if rules.key(one.name) == rules.key(name)), "")
+        except OSError:
+            return ""
 
     def _merge(
         self, path: str, folder: Any, facts: os.stat_result, listing: Any, twin: Any, stack: list[str], scratch: Any
@@ -517,6 +538,7 @@ class FolderMerge:
         self.all: list[Any] = []
         self.count = self.bytes = 0
         self.largest_bytes = plan.store.disk.largest_bytes
+        self.spelt: dict[str, str] | None = None
 
     def takes(self, entry: Any) -> bool:
         """Is this entry of a listing copied, or entered?"""
@@ -547,6 +569,8 @@ class FolderMerge:
             except FileNotFoundError:
                 continue  # vanished between listing and look; its row says so
             except OSError as error:  # a folder that may be listed, and not entered
+                if not plan.source.answers():
+                    raise
                 known(name.encode(code, errors), None)
                 problem = plan.source.translated(error, self.head + name)
                 self.events.append(_failed(self.head + name, problem.code, str(problem)))
@@ -675,6 +699,10 @@ class FolderMerge:
     def _look(self, name: str) -> os.stat_result | None:
         """What stands at the destination; raises ItemError (SF-207) for a name that cannot stand there."""
         folder = self.twin
+        if folder is not None and (spelt := self._spelt(name)) != name:
+            path = self.head + name
+            message = f"the destination cannot tell this name from {printable(spelt)}: {printable(path)}"
+            raise ItemError(message, code="SF-208", path=path)
         if folder is None:
             if len(name) <= SHORT or self.plan.at is None:
                 return None
@@ -686,8 +714,21 @@ class FolderMerge:
                 path = self.head + name
                 message = f"the destination cannot hold this name: {printable(path)}: {error.strerror}"
                 raise ItemError(message, code="SF-207", path=path) from error
+            if not isinstance(error, FileNotFoundError) and not self.plan.store.answers():
+                raise
             return None
         return found if self.twin is not None else None
+
+    def _spelt(self, name: str) -> str:
+        """How a name is spelt that stands at the destination, where the mount would not find it by another spelling."""
+        rules = getattr(self.plan.names, "rules", None)
+        if rules is None or not rules.hides:
+            return name
+        if self.spelt is None:
+            with system.scan(self.twin) as found:
+                names = [entry.name for entry in found]
+            self.spelt = {rules.key(one): one for one in names} | {one: one for one in names}
+        return self.spelt.get(name) or self.spelt.get(rules.key(name), name)
 
     def _verdict(  # noqa: C901  (the table of transfer.md 3.4, in one place)
         self, facts: os.stat_result, source: int, row: Row | None, there: os.stat_result | None

@@ -23,7 +23,8 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NamedTuple
 
 from scopeferry.config import KEEP_DEFAULT
-from scopeferry.copying.manifest import check_path, guarded
+from scopeferry.copying import place, underway
+from scopeferry.copying.manifest import Replacement, check_path, guarded
 from scopeferry.errors import CODES, UsageError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.digest import ALGORITHMS
@@ -98,6 +99,8 @@ class Record:
     def __init__(self, folder: str, header: dict[str, Any], on_begin: Callable[[int], Any] | None = None) -> None:
         self.folder, self.header, self.on_begin = folder, header, on_begin
         self.path = ""
+        self._head: dict[str, Any] = {}
+        self._first = ""  # where it is written before it is sent to `path`, if not there
         self._file: Any = None
         self._lines: list[str] = []
 
@@ -147,6 +150,8 @@ class Record:
     def hold_room(self) -> None:
         """Take room until `close`, to be given up when the disk is full: what was published is still written down."""
         self.give_up_room()
+        if self._first:  # it is written on another disk
+            return
         with suppress(OSError, AttributeError):
             fd = os.open(os.path.join(self.folder, RESERVE), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             try:
@@ -173,23 +178,46 @@ class Record:
         if self.begun:
             self.add(json.dumps({"end": True, **facts}))
             self.flush()
-            self.close()
+            self._close()
 
     def close(self) -> None:
-        """Close the file as it is; twice is harmless."""
+        """Close the file as it is; twice is harmless. What cannot be sent now is sent by the next run."""
+        with suppress(OSError):
+            self._close()
+
+    def leave(self) -> None:
+        """Close the file where it is, and write nothing to its folder: that is gone. The next run ends it."""
+        file, self._file, self._lines = self._file, None, []
+        if file is not None:
+            with suppress(OSError):
+                file.close()
+
+    def _close(self) -> None:
         self.give_up_room()
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            file.close()
+            if self._first:
+                (self.path,) = underway.send(self.folder, [os.path.basename(self.path)])
 
-    def _begin(self) -> None:
+    def prepare(self) -> None:
+        """Look at the generations before this one, which may lie on a mount that is gone later."""
         older = generations(self.folder)
         number = number_of(older[-1]) + 1 if older else 1
-        self.path = os.path.join(self.folder, f"{number:04}.jsonl")
         previous = {"name": os.path.basename(older[-1]), "sha256": sha256_of(older[-1])} if older else None
-        head = {"format": FORMAT, "version": VERSION, "generation": number, "previous": previous, **self.header}
-        self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115
-        self._lines.insert(0, json.dumps(head))
+        self._head = {"format": FORMAT, "version": VERSION, "generation": number, "previous": previous, **self.header}
+        self._first = underway.folder_for(self.folder)
+
+    def _begin(self) -> None:
+        if not self._head:
+            self.prepare()
+        number = self._head["generation"]
+        name = f"{number:04}.jsonl"
+        self.path = os.path.join(self.folder, name)
+        if self._first:
+            place.make_private(self._first)
+        self._file = open(os.path.join(self._first or self.folder, name), "xb", buffering=0)  # noqa: SIM115
+        self._lines.insert(0, json.dumps(self._head))
         if self.on_begin is not None:
             self.on_begin(number)
 
@@ -250,10 +278,18 @@ def sweep(folder: str) -> None:
 
 
 def end_cut_off(folder: str) -> str | None:
-    """If the last generation has no end line, a killed run left it: end its torn line, close it. Its name, or None."""
+    """If the last generation has no end line, a killed run left it: end its torn line, close it. Its name, or None.
+
+    So is one that was to be sent to this folder.
+    """
+    if left := generations(underway.place_of(folder)):
+        end_cut_off(os.path.dirname(left[-1]))
+        underway.send(folder, [os.path.basename(path) for path in left])
     older = generations(folder)
     if not older:
         return None
+    if underway.folder_for(folder):
+        return _replace_cut_off(older[-1])
     with open_ours(older[-1], "r+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL))
@@ -267,6 +303,18 @@ def end_cut_off(folder: str) -> str | None:
         file.flush()
         os.fsync(file.fileno())
     return os.path.basename(older[-1])
+
+
+def _replace_cut_off(path: str) -> str | None:
+    """The same where nothing can be appended: written whole, under its name when it is."""
+    if _end_of(path):
+        return None
+    with open_ours(path) as file:
+        data = file.read()
+    torn = b"" if data.endswith(b"\n") or not data else b"\n"
+    with Replacement(path) as file:
+        file.write(data + torn + json.dumps({"end": True, "state": CUT_OFF, "exit_code": None}).encode() + b"\n")
+    return os.path.basename(path)
 
 
 def _is_end(line: bytes) -> bool:

@@ -121,7 +121,8 @@ class _One:
     def answer(self) -> Upload | Outcome:
         if self.item.kind == FOLDER:  # made if it is missing; its mode and time are set at the end
             facts = system.folder_stat(self.there.open(self.key, make=True))
-            return Outcome(self.key, 0, {}, publish.mark(facts), "no", Healed("metadata"))
+            mark = publish.mark(facts, steady=self.order.store.disk.steady)
+            return Outcome(self.key, 0, {}, mark, "no", Healed("metadata"))
         if self.item.state == OFF:
             return self._set_right()
         if self.leader is not None:
@@ -132,7 +133,7 @@ class _One:
         wanted = recorded(self.item)
         if self.item.kind == states.SYMLINK:
             self._standing(stat.S_ISLNK)
-            lost = tuple(apply_to_link(self.there.open(self.head), self.name, wanted))
+            lost = tuple(apply_to_link(self.there.open(self.head), self.name, wanted, self.order.store.disk))
             mark = self._standing(stat.S_ISLNK)
         else:
             mark, lost = self.order.store.set_right(self.there, self.key, wanted)

@@ -61,12 +61,8 @@ class Check:
     flushed_ns: int = 0
 
     def present(self) -> bool:
-        """Is the copy still the folder that the check began with?"""
-        try:
-            found = os.stat(self.root)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self.identity or not self.disk.steady
+        """Is the copy still the folder that the check began with, and can it be read?"""
+        return TreeSource(self.root, self.disk, identity=self.identity).answers()
 
     def same_time(self, found_ns: int, wanted_ns: int) -> bool:
         """Are these the same, as far as the file system of the copy can tell?"""
@@ -167,8 +163,8 @@ class _Batch:
         """Open the files; what cannot be opened is opened, and named, when its turn comes."""
         check = tasks[0].check
         for task in tasks:
-            if check.quick or task.item.kind not in FILES:
-                continue
+            if check.quick or check.disk.reopens or task.item.kind not in FILES:
+                continue  # before a mount in user space each open file may be a connection of its own
             try:
                 file = self._open[task.key] = StoredFile.open(there, task.key)
                 flushed = max(file.stat.st_ctime_ns, file.stat.st_mtime_ns) < check.flushed_ns

@@ -128,9 +128,42 @@ def close_folder(folder: Folder) -> None:
     os.close(folder)
 
 
+class _Listing:
+    """An ``os.scandir`` of a folder that was opened anew; its entries are good until it is closed.
+
+    One descriptor lists once: sshfs answers the next listing by it with nothing, and believes that from then on.
+    """
+
+    __slots__ = ("_fd", "_found")
+
+    def __init__(self, folder: Folder) -> None:
+        try:
+            self._fd = os.open(".", _FOLDER, dir_fd=folder)
+        except PermissionError:  # it may be listed, and not entered
+            self._fd = os.dup(folder)
+        try:
+            self._found = os.scandir(self._fd)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> Iterator[os.DirEntry[str]]:
+        return self._found
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the listing; twice is harmless."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._found.close()
+            os.close(fd)
+
+
 def scan(folder: Folder) -> Any:
-    """An ``os.scandir`` of the folder."""
-    return os.scandir(folder)
+    """A listing of the folder: a context that gives what ``os.scandir`` gives."""
+    return _Listing(folder)
 
 
 def lstat(folder: Folder, name: str) -> os.stat_result:
@@ -300,7 +333,7 @@ def xattrs(fd: int, *, near: bool = False) -> dict[str, bytes]:
             return {}
         names = os.listxattr(fd) if not _DARWIN else _darwin_xattr_names(fd)
     except OSError as error:
-        if error.errno in _UNSUPPORTED:
+        if error.errno in _UNSUPPORTED or (error.errno == errno.EIO and not near):  # rclone knows none, and says EIO
             return {}
         raise
     found = {}
@@ -495,8 +528,8 @@ def _rename_new_by_hand(folder: Folder, old: str, new: str) -> None:
         hard_link(folder, old, folder, new)
     except FileExistsError:
         raise
-    except OSError as error:  # no hard links either (FAT, some mounts): look, then rename
-        if error.errno not in {errno.EPERM, errno.EMLINK, *_UNSUPPORTED}:
+    except OSError as error:  # no hard links either (FAT, some mounts; rclone says EIO): look, then rename
+        if error.errno not in {errno.EPERM, errno.EMLINK, errno.EIO, *_UNSUPPORTED}:
             raise
         try:
             lstat(folder, new)

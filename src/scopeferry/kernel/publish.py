@@ -60,6 +60,8 @@ NETWORK = {
 }  # fmt: skip
 #: They take any name of 255 bytes, unless a folder is marked to fold names, and hold times in ns and all modes.
 TAKES_ANY = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "ramfs"}
+#: A file is written there from its first byte to its last: nothing is left out, and nothing that is there is continued.
+IN_ORDER = {"fuse.rclone"}
 IN_MEMORY = {"tmpfs", "ramfs", "zfs"}
 FAT_LARGEST_BYTES = (4 << 30) - 1
 
@@ -102,6 +104,11 @@ class Disk:
         return "fuse" in self.type  # also osxfuse, macfuse
 
     @property
+    def in_order(self) -> bool:
+        """Are files written there without a gap, and never continued?"""
+        return self.type in IN_ORDER
+
+    @property
     def read_back(self) -> str:
         """``storage``, ``server``, ``mount`` or ``memory``."""
         if self.type in NETWORK:
@@ -119,6 +126,15 @@ class Disk:
 def disk(path: str) -> Disk:
     """The file system of an existing path."""
     return Disk(*system.mount(path))
+
+
+def room(folder: Folder, disk: Disk) -> tuple[int, int]:
+    """(free bytes, free inodes) for us; -1 inodes where they are not counted, or by a program that may make them up.
+
+    ``rclone mount`` says that none is free, always.
+    """
+    free, inodes = system.room(folder)
+    return free, -1 if disk.network else inodes
 
 
 def takes_any_name(root: str, disk: Disk) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from scopeferry.errors import ItemError, Refused, SourceChanged, UsageError
+from scopeferry.errors import ItemError, Refused, ScopeferryError, SourceChanged, Temporary, UsageError
 from scopeferry.kernel import publish
 from scopeferry.kernel.digest import Digests
 from scopeferry.kernel.publish import Disk, Folders, Mark, system
@@ -26,6 +26,7 @@ from scopeferry.stores.store import KEEP_DEFAULT, Attributes
 RECENT_NS = 60_000_000_000  # a file changed within the last minute is written back before it is read
 TICK_NS = 50_000_000  # times move in steps: a change within one step of another does not show
 COARSE_TICK_NS = 2_000_000_000
+LOOKED_AT = 64  # entries of the root, for one that can be read
 OURS = ".scopeferry"  # a folder of exactly this name holds records of an earlier copy
 
 
@@ -54,7 +55,26 @@ class TreeSource:
             found = os.stat(self.root)
         except OSError:
             return False
-        return self.identity in {None, (found.st_dev, found.st_ino)} or not self.disk.steady
+        if self.identity in {None, (found.st_dev, found.st_ino)}:
+            return True
+        return not self.disk.steady and publish.disk(self.root) == self.disk
+
+    def answers(self) -> bool:
+        """Is it there, and can it be read? Asked where an error may mean that the server is gone."""
+        if not self.present():
+            return False
+        if not self.disk.network:
+            return True
+        try:
+            with self.folders() as folders:
+                _read_something(folders.root)
+        except OSError as error:
+            return error.errno not in {errno.EIO, *system.GONE}
+        return True
+
+    def gone(self) -> ScopeferryError:
+        """What is to be said of a source that does not answer."""
+        return Temporary(f"source is gone: {printable(self.root)}", code="SF-322", path=self.root)
 
     def open(self, folders: Folders, path: str) -> SourceFile:
         """Open one regular file. Raises ItemError: vanished (SF-202), not readable (SF-203, SF-204), or
@@ -180,6 +200,8 @@ class SourceFile:
         try:
             there = system.lstat(self.folders.open(head), name)
         except (OSError, Refused) as error:
+            if isinstance(error, OSError) and error.errno in {errno.EIO, *system.GONE}:
+                raise self.source.translated(error, self.path) from error
             raise SourceChanged(f"vanished while it was read: {printable(self.path)}", path=self.path) from error
         found = [there]  # the same inode: what the path says holds for the descriptor, where inodes mean something
         if not self.source.disk.steady:
@@ -211,6 +233,8 @@ class Ahead:
 
     def begin(self, path: str) -> None:
         """Open a file and have its first bytes fetched. What goes wrong is raised by `open`."""
+        if self._source.disk.reopens:
+            return  # each may be a connection of its own there
         try:
             file = self._open[path] = self._source.open(self._folders, path)
             system.fetch(file.fd, file.size, near=not self._source.disk.network)
@@ -223,6 +247,19 @@ class Ahead:
         if isinstance(file, ItemError):
             raise file
         return file if file is not None else self._source.open(self._folders, path)
+
+
+def _read_something(folder: Any) -> None:
+    """List a folder, and read a byte of a file in it: a listing alone may come from the cache of the mount."""
+    with system.scan(folder) as found:
+        names = [entry.name for entry, _ in zip(found, range(LOOKED_AT), strict=False) if entry.is_file()]
+    for name in names[:1]:
+        fd = system.open_source(folder, name)
+        try:
+            system.drop(fd)
+            system.read_into(fd, bytearray(1), 0)
+        finally:
+            system.close(fd)
 
 
 def _identity(entry: os.stat_result) -> tuple[int, int, int, int]:

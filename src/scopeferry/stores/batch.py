@@ -23,6 +23,7 @@ from scopeferry.kernel.task import Control
 from scopeferry.logs import printable
 from scopeferry.stores.files import (
     BLOCK,
+    apply_attributes,
     apply_to_link,
     buffer,
     give_attributes,
@@ -57,7 +58,6 @@ class _Part:
     attributes: Attributes | None = None
     read_back: str = "no"
     lost: list[str] = field(default_factory=list)
-    inode: int = 0
     aside: str = ""
 
 
@@ -112,7 +112,7 @@ class Batch:
                 self._writable(folder, lambda: system.make_link(upload.target or "", folder, part.name), part)
                 part.attributes = upload.attributes
                 if upload.attributes is not None:
-                    part.lost = apply_to_link(folder, part.name, upload.attributes)
+                    part.lost = apply_to_link(folder, part.name, upload.attributes, self.store.disk)
                 return part
             assert upload.open is not None
             with upload.open() as reader:
@@ -120,7 +120,11 @@ class Batch:
                 self._pour(reader, part, have)
                 part.source = reader.check()
                 part.attributes = reader.attributes().under(upload.attributes)
-            part.lost = give_attributes(part.fd, part.attributes, near=self.near)
+                if reader.sparse and self.store.holes and self.store.disk.in_order:
+                    part.lost.append("holes")
+            part.lost += give_attributes(part.fd, part.attributes, near=self.near)
+            if self.store.disk.reopens:  # what is closed is sent; one that is open may be a connection of its own
+                self._send(part)
         except BaseException:
             keep = self.control.stopped and part.size >= LARGE
             self._discard(part, keep=keep)
@@ -131,7 +135,7 @@ class Batch:
         """Open the temporary file; how many bytes an earlier attempt may have left in it."""
         part.size = reader.size
         if reader.size >= LARGE:
-            left = self._leftovers(folder, part.name, keep=not reader.sparse)
+            left = self._leftovers(folder, part.name, keep=not (reader.sparse or self.store.disk.in_order))
             if left is not None:
                 part.name = left
                 part.fd = system.open_part(folder, left)
@@ -177,7 +181,8 @@ class Batch:
         """Read the source once, hash all of it, write what the part does not have yet."""
         digests = Digests(self.store.digests)
         block, size, at, written = buffer(), reader.size, 0, 0
-        ranges = reader.ranges() if self.store.holes else iter([(0, size)])
+        holes = self.store.holes and not self.store.disk.in_order
+        ranges = reader.ranges() if holes else iter([(0, size)])
         for start, end in ranges:
             _hash_zeros(digests, start - at)
             at = start
@@ -199,7 +204,7 @@ class Batch:
                     self.control.check()
             if at < end:
                 break
-        if at < size and not (self.store.holes and reader.sparse):
+        if at < size and not (holes and reader.sparse):
             raise SourceChanged(f"became shorter while it was read: {printable(part.upload.key)}", path=part.upload.key)
         _hash_zeros(digests, size - at)
         if written != size:
@@ -225,24 +230,40 @@ class Batch:
                 for part in files:
                     system.flush(part.fd)
         except OSError as error:
-            full = (error.errno or 0) in system.NO_SPACE
             for index, part in list(parts.items()):
-                path = part.upload.key
-                problem = self.store.translated(error, path) if full else FlushError(
-                    f"flush failed at {printable(path)}: {error.strerror}", path=path)  # fmt: skip
-                self.found[index] = problem
+                self.found[index] = self._unflushed(error, part.upload.key)
                 self._discard(parts.pop(index))
-            return
-        if self.store.disk.reopens:
-            self._each(parts, self._reopen)
+
+    def _send(self, part: _Part) -> None:
+        """Where a file is sent when it is closed: flush and close it."""
+        try:
+            system.flush(part.fd)
+            self._close(part)
+        except OSError as error:
+            raise self._unflushed(error, part.upload.key) from error
+
+    def _unflushed(self, error: OSError, path: str) -> ItemError:
+        """What a flush says that failed: the destination is full or gone, or else it is to be written once more."""
+        found = self.store.translated(error, path)
+        if type(found) is not ItemError:
+            return found
+        return FlushError(f"flush failed at {printable(path)}: {error.strerror}", path=path)
 
     def _reopen(self, part: _Part) -> None:
-        if part.fd >= 0:
-            os.close(part.fd)
-            part.fd = -1
-            part.fd = system.open_part(self.folders.open(part.folder), part.name)
-            if system.fstat(part.fd).st_size != part.size:
-                raise ProofError(f"arrived with another length: {printable(part.upload.key)}", path=part.upload.key)
+        """Open what was closed to be sent, for reading."""
+        path = part.upload.key
+        try:
+            part.fd = system.open_source(self.folders.open(part.folder), part.name)
+        except FileNotFoundError as error:
+            if not self.store.answers():
+                raise
+            raise ProofError(f"was taken and did not arrive: {printable(path)}", path=path) from error
+        found = system.fstat(part.fd)
+        if found.st_size != part.size:
+            raise ProofError(f"arrived with another length: {printable(path)}", path=path)
+        wanted = part.attributes
+        if wanted is not None and wanted.mtime_ns not in {None, found.st_mtime_ns}:  # some keep it until it is closed
+            part.lost += [kind for kind in apply_attributes(part.fd, wanted) if kind not in part.lost]
 
     # -- 6: read back --------------------------------------------------------------------------------------------------
 
@@ -262,6 +283,17 @@ class Batch:
             system.fetch(part.fd, part.size, near=self.near)
 
     def _prove(self, part: _Part) -> None:
+        if not self.store.disk.reopens or part.upload.target is not None:
+            self._read_back(part)
+            return
+        self._reopen(part)
+        if self.prove.wants(os.fsencode(part.upload.key)):
+            system.drop(part.fd)
+            part.read_back = self.store.disk.read_back
+        self._read_back(part)
+        self._close(part)  # some servers rename no file that is open
+
+    def _read_back(self, part: _Part) -> None:
         if part.read_back == "no":
             return
         found = hash_file(part.fd, self.store.digests[0], part.size, self.control)
@@ -287,8 +319,6 @@ class Batch:
                 expected = now  # the link to what is set aside changed its ctime
         publish.publish(folder, part.name, name, expected, upload.key)
         part.name = name
-        if part.fd < 0:
-            part.inode = system.lstat(folder, name).st_ino
 
     def _finish(self, parts: dict[int, _Part]) -> None:
         """Flush each folder once; then the marks, for renaming changed them."""
@@ -315,7 +345,7 @@ class Batch:
         entry = system.fstat(part.fd) if part.fd >= 0 else system.lstat(self.folders.open(part.folder), part.name)
         key = f"{part.folder}/{part.name}" if part.folder else part.name
         lost = part.lost
-        if part.fd >= 0 and part.attributes is not None:
+        if part.upload.target is None and part.attributes is not None:
             lost = [
                 *lost,
                 *(kind for kind in lost_times(entry, part.attributes, self.store.mtime_step_ns) if kind not in lost),
@@ -323,11 +353,15 @@ class Batch:
         mark = publish.mark(entry, steady=self.store.disk.steady)
         return Entry(key, mark, part.digests, part.source, part.read_back, 1, tuple(lost), part.attributes, part.aside)
 
+    def _close(self, part: _Part) -> None:
+        if part.fd >= 0:
+            fd, part.fd = part.fd, -1
+            system.close(fd, near=self.near)
+
     def _discard(self, part: _Part, *, keep: bool = False) -> None:
         """Close the part, and remove what has no final name."""
-        if part.fd >= 0:
-            system.close(part.fd, near=self.near)
-            part.fd = -1
+        with contextlib.suppress(OSError):  # of a mount that is gone; what was to be proved has been closed before
+            self._close(part)
         if not keep and publish.part_hash(part.name) is not None:
             with contextlib.suppress(OSError, ScopeferryError):
                 system.unlink(self.folders.open(part.folder), part.name)

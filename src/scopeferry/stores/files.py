@@ -13,7 +13,7 @@ from typing import Any, Self
 from scopeferry.errors import Refused, SourceChanged
 from scopeferry.kernel import publish
 from scopeferry.kernel.digest import Digests
-from scopeferry.kernel.publish import Folders, Mark, system
+from scopeferry.kernel.publish import Disk, Folders, Mark, system
 from scopeferry.kernel.task import Control
 from scopeferry.logs import printable
 from scopeferry.stores.store import Attributes
@@ -100,18 +100,31 @@ def apply_attributes(fd: int, wanted: Attributes) -> list[str]:
     return lost
 
 
-def apply_to_link(folder: Any, name: str, wanted: Attributes) -> list[str]:
-    """Owner and time of a symbolic link, where it has others; the kinds that could not be set."""
+def apply_to_link(folder: Any, name: str, wanted: Attributes, disk: Disk | None = None) -> list[str]:
+    """Owner and time of a symbolic link, where it has others; the kinds that could not be set.
+
+    They are not tried on a mount in user space: sshfs sets those of what the link points at.
+    """
     lost = []
     now = system.lstat(folder, name)
     if wanted.owner is not None and wanted.owner != (now.st_uid, now.st_gid):
         try:
+            _not_followed(disk)
             system.set_link_owner(folder, name, *wanted.owner)
         except OSError:
             lost.append("owner")
     if wanted.mtime_ns is not None and wanted.mtime_ns != now.st_mtime_ns:
-        system.set_link_time(folder, name, wanted.mtime_ns)
+        try:
+            _not_followed(disk)
+            system.set_link_time(folder, name, wanted.mtime_ns)
+        except OSError:
+            lost.append("times")
     return lost
+
+
+def _not_followed(disk: Disk | None) -> None:
+    if disk is not None and disk.reopens:
+        raise OSError(errno.ENOTSUP, "the link would be followed")
 
 
 def lost_times(found: os.stat_result, wanted: Attributes, step_ns: int = 1) -> Iterator[str]:

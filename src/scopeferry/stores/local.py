@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,6 +47,7 @@ class LocalStore:
     root must have.
     ``records``: where what is replaced is set aside. ``attempt``: 8 hex digits in the temporary names of this run.
     ``mtime_step_ns``: the step of its times. ``lacks``: kinds of ``--keep`` that the file system does not have.
+    ``lock``: the file that names this ``run``, if that lies beside the data.
     ``waits_at_moving``: is a source that changes tried again here, after a pause? (Else by whoever plans.)
     """
 
@@ -60,6 +62,8 @@ class LocalStore:
     mtime_step_ns: int = 1
     lacks: frozenset[str] = frozenset()
     waits_at_moving: bool = True
+    lock: str = ""
+    run: str = ""
 
     # -- Store ---------------------------------------------------------------------------------------------------------
 
@@ -159,6 +163,15 @@ class LocalStore:
         finally:
             os.close(fd)
 
+    def set_link_right(self, folders: Folders, key: str, attributes: Attributes) -> tuple[Mark, tuple[str, ...]]:
+        """As `set_right`, for a published symbolic link."""
+        from scopeferry.stores.files import apply_to_link
+
+        head, _, name = key.rpartition("/")
+        folder = folders.open(head)
+        lost = apply_to_link(folder, name, attributes, self.disk)
+        return publish.mark(system.lstat(folder, name), steady=self.disk.steady), tuple(lost)
+
     def link(self, folders: Folders, leader: str, key: str, expected: Mark | None) -> Mark:
         """Make `key` a hard link of the published file `leader`; raises Refused if something unexpected stands
         there.
@@ -198,9 +211,36 @@ class LocalStore:
             return False
         if self.identity is None or (found.st_dev, found.st_ino) == self.identity:
             return True
-        if self.disk.steady:
+        if self.disk.steady and (found.st_ino != self.identity[1] or not self.lock):
             return False
-        return publish.disk(self.root) == self.disk and (not self.records or os.path.exists(self.records))
+        return publish.disk(self.root) == self.disk and self._holds_our_lock()
+
+    def _holds_our_lock(self) -> bool:
+        """Is it the very disk that this run began with, mounted again? Others may have a record of the same name."""
+        if not self.lock or not self.run:
+            return not self.records or os.path.exists(self.records)
+        try:
+            with open(self.lock, "rb") as file:
+                return self.run.encode() in file.read(4096)
+        except PermissionError:  # some servers lock the very bytes
+            return True
+        except OSError:
+            return False
+
+    def answers(self) -> bool:
+        """Is it there, and does it take what is given to it? Asked where an error may mean that the server is gone."""
+        if not self.present():
+            return False
+        if not self.disk.network:
+            return True
+        name = publish.part_name(b"\0answers", f"{threading.get_native_id() & 0xFFFF_FFFF:08x}")
+        try:
+            with Folders(self.root) as folders:
+                system.make_folder(folders.root, name)
+                system.remove_folder(folders.root, name)
+        except OSError as error:
+            return error.errno not in {errno.EIO, *system.GONE}
+        return True
 
     def check_present(self, control: Control) -> None:
         """Never write into a bare mount point: wait until the destination is back, then raise 75."""
@@ -208,12 +248,15 @@ class LocalStore:
             self._wait_for_root(control)
 
     def _wait_for_root(self, control: Control) -> None:
-        error: ScopeferryError = Temporary(f"destination is gone: {self.root}", code="SF-323", path=self.root)
-        if os.path.isdir(self.root) and self.disk.steady and publish.disk(self.root).point == self.disk.point:
-            error = Failed(
-                f"another folder stands where the destination was: {self.root}", code="SF-303", path=self.root
-            )
-        control.wait_for("destination", self.present, control.patience_gone_s, error)
+        control.wait_for("destination", self.answers, control.patience_gone_s, self.gone())
+
+    def gone(self) -> ScopeferryError:
+        """What is to be said of a destination that is not present, or does not answer."""
+        shown = printable(self.root)
+        if os.path.isdir(self.root) and not self.present() and publish.disk(self.root).point == self.disk.point:
+            message = f"another disk or folder stands where the destination was: {shown}"
+            return Failed(message, code="SF-303", path=self.root)
+        return Temporary(f"destination is gone: {shown}", code="SF-323", path=self.root)
 
     def _wait(self, control: Control, errors: Sequence[ItemError], seconds: float) -> None:
         """Before another try: what was full or gone is waited for, what was changing gets its pause."""
@@ -231,7 +274,7 @@ class LocalStore:
     def _has_room(self) -> bool:
         try:
             with Folders(self.root) as folders:
-                free, inodes = system.room(folders.root)
+                free, inodes = publish.room(folders.root, self.disk)
         except OSError:
             return False
         return free > ROOM_BYTES and inodes != 0
@@ -242,7 +285,7 @@ class LocalStore:
         code = error.errno or 0
         if code in system.NO_SPACE:
             return FullError(f"destination is full at {shown}", path=path)
-        if code in system.GONE or not self.present():
+        if code in system.GONE or not (self.answers() if self.disk.network else self.present()):
             return GoneError(f"destination is gone at {shown}: {error.strerror}", path=path)
         if code in system.BAD_NAME:
             return ItemError(
