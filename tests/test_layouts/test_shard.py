@@ -212,6 +212,15 @@ def test_an_entry_that_is_absent_by_half_is_not_valid():
     assert is_whole(Sharding((1,)), reader(index), len(index)) is False
 
 
+def test_shards_in_shards_in_shards():
+    inmost = b"x" + encode_index([(0, 1), None])
+    middle = b"...." + inmost + encode_index([None, (4, len(inmost))])
+    outer = b"......" + middle + encode_index([None, (6, len(middle))])
+    sharding = parse_sharding([codec([4], inner=[codec([2], inner=[codec([1])])])], [8])
+    assert sharding.units == (8,)
+    assert list(inner_chunks(sharding, reader(outer), len(outer))) == [0, 0, 0, 0, 0, 0, 1, 0]
+
+
 def test_big_endian_indices_are_read():
     sharding = parse_sharding([codec([1], index=[BIG, CRC])], [2])
     raw = b"".join(n.to_bytes(8, "big") for n in (0, 3, ABSENT, ABSENT))

@@ -546,12 +546,16 @@ def test_growth_and_shots_are_remembered_across_restarts():
     tree.present("b/c/0", again=True)
     tree.metadata("c/zarr.json", v3([1], [1]))
     assert tree.grew() == ["a", "b"]
+    tree.metadata("d/zarr.json", v3([2], [1]))
+    tree.gone("d/c/0")  # came, and was cleared: not in one shot
+    assert tree.grew() == ["a", "b", "d"]
     later = ZarrTree()
     for path, raw in tree.take_evidence():
         later.restore(path, raw)
-    for path in "abc":
+    for path in "abcd":
         later.metadata(f"{path}/zarr.json", v3([2, 4], [1, 4]) if path == "a" else v3([2], [1]))
-    assert later.grew() == ["a", "b"]
+    assert later.grew() == ["a", "b", "d"]
+    assert later.truth()["d"].empty == ((0,),)
 
 
 def test_too_many_chunks_ahead_of_the_shape_have_to_be_listed_again():
@@ -561,6 +565,23 @@ def test_too_many_chunks_ahead_of_the_shape_have_to_be_listed_again():
     assert tree.metadata("a/.zarray", v2([10], [1])).relist
     assert not tree.metadata("a/.zarray", v2([11], [1])).relist
     assert tree.written == 11
+
+
+def test_shards_that_lost_a_part_to_a_smaller_shape_have_to_be_listed_again():
+    tree = tree_of(v3([4], [4], inner=[1]))
+    tree.shard_holds("a/c/0", b"\1\1\1\1")
+    assert not tree.metadata("a/zarr.json", v3([2], [4], inner=[1])).relist
+    assert tree.metadata("a/zarr.json", v3([4], [4], inner=[1])).relist
+
+
+def test_evidence_of_an_earlier_run_never_hides_what_is_there():
+    tree = tree_of(v2([2], [1]))
+    tree.gone("a/0")
+    ((path, raw),) = tree.take_evidence()
+    later = tree_of(v2([2], [1]))
+    later.present("a/0")
+    later.restore(path, raw)
+    assert counts(later) == (1, [], [(1,)])
 
 
 def test_other_chunks_make_another_array():
@@ -630,16 +651,26 @@ class Model(RuleBasedStateMachine):
     def grow_by_one(self):
         self.resize((self.shape[0] + 1, *self.shape[1:]))
 
+    @precondition(lambda self: self.shape[0])
     @rule()
-    def restart(self):
+    def shrink_by_one(self):
+        self.resize((self.shape[0] - 1, *self.shape[1:]))
+
+    @rule(known_first=st.booleans())
+    def restart(self, known_first):
         for watched in self.tree._arrays.values():
             watched.noted = True
         kept = dict(self.tree.take_evidence())
         self.tree = ZarrTree()
-        self.tree.restore("a", kept["a"])
-        self.tree.metadata("a/zarr.json", v3(list(self.shape), [1, 1, 1]))
+        if known_first:
+            self.tree.metadata("a/zarr.json", v3(list(self.shape), [1, 1, 1]))
+        else:
+            self.tree.restore("a", kept["a"])
+            self.tree.metadata("a/zarr.json", v3(list(self.shape), [1, 1, 1]))
         for index in self.there:
             self.tree.present(self.path(index))
+        if known_first:
+            self.tree.restore("a", kept["a"])
 
     @precondition(lambda self: not self.tree.aborted)
     @rule()
