@@ -116,6 +116,7 @@ class Live:
                     time.sleep(IDLE_S)
         yield from self._told()
         self.result.targets = [follow.result for follow in self.follows]
+        self.result.truths = [follow.running.truth if follow.running else {} for follow in self.follows]
         self.result.sum_up()
         self.result.elapsed_s = time.monotonic() - began
         yield Event("finished", self.result.run, self.result.destination, data={"exit_code": self.result.exit_code})
@@ -155,7 +156,8 @@ class _Follow:
     def standing(self) -> Standing:
         """How it stands, in what is shown."""
         if self.running is None:
-            return Standing(self.aim.name, self._waiting.state, waiting=f"its source: {self.aim.source}")
+            waiting = "" if self._waiting.codes else self.control.waiting or f"its source: {self.aim.source}"
+            return Standing(self.aim.name, self._waiting.state, waiting=waiting)
         return self.running.standing()
 
     def line(self) -> Line:
@@ -198,6 +200,6 @@ class _Follow:
                     path=running.dst,
                     hint=f"mount it; to begin anew remove {running.place.journal}",
                 )
-            self.control.waiting = "destination"
+            self.control.waiting = f"its destination: {running.dst}"
             yield None
         self.control.waiting = ""

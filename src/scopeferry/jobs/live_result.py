@@ -16,9 +16,10 @@ PARTLY = 3  # exit code where targets failed in different ways
 
 @dataclass(slots=True)
 class LiveResult(Result):
-    """The sums of all targets; ``targets`` holds the result of each."""
+    """The sums of all targets; ``targets`` holds the result of each, ``truths`` what became of the chunks of each."""
 
     targets: list[Result] = field(default_factory=list)
+    truths: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -37,7 +38,7 @@ class LiveResult(Result):
     @property
     def arrays(self) -> dict[str, Any]:
         """Path -> what is written, empty and missing; of the only target."""
-        return dict(self.targets[0].details.get("truth", {})) if self.targets else {}
+        return self.truths[0] if self.truths else {}
 
     def sum_up(self) -> None:
         """Make the counts those of all targets."""

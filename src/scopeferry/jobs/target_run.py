@@ -26,33 +26,29 @@ from scopeferry.copying.finish import refresh_links
 from scopeferry.copying.order import Order
 from scopeferry.copying.target import LiveSettings, Target
 from scopeferry.errors import Failed, ScopeferryError, UsageError
-from scopeferry.jobs.transfer import TransferJob
+from scopeferry.jobs.transfer import NOTE_S, TransferJob
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.events import Event
 from scopeferry.kernel.journal import Journal, Row
 from scopeferry.kernel.publish import Folders
 from scopeferry.kernel.run import BATCH_ITEMS, Line, Result
 from scopeferry.kernel.task import Control, Failure, Outcome
-from scopeferry.logs import printable
+from scopeferry.logs import printable, user
 from scopeferry.reports.following import Standing
-from scopeferry.sources.growing import CHUNK, MARKER, METADATA, Found, Gone, GrowingTree
+from scopeferry.sources.finish import ABORTED, UNKNOWN, Decision, to_end
+from scopeferry.sources.growing import CHUNK, METADATA, Found
 from scopeferry.sources.known import KnownByJournal
+from scopeferry.sources.watched import Ending, Watched
+from scopeferry.sources.zarr import ArrayTruth
 
 WALKS = 5  # that may find something before it is doubted that it is over
+EMPTY = "empty:"  # how the facts of the journal begin that say which chunks are empty
 NEARLY_ALL = (100, 0.9)  # so many, and this part of an array: no writer drops that in one walk
 TURN_S = 0.05  # of work on one target, while others wait
-LOOK_S = 0.1  # between two questions whether it is over
+LOOK_S, LOOK_SHARE = 0.1, 20  # between two questions whether it is over: at least so many times what one took
 MOVING = {"SF-201", "SF-202", "SF-203", "SF-204", "SF-205"}  # of a source in use: looked at again, not failed
 
 Step = Any  # a task, an event, or None
-
-
-class _NoZarr:
-    def array_of(self, _path: str) -> str | None:
-        return None
-
-    def chunks_of(self, _array: str) -> int:
-        return 0
 
 
 class TargetRun(TransferJob):
@@ -66,12 +62,15 @@ class TargetRun(TransferJob):
         self.flying: dict[str, int] = {}  # bytes of what is in flight, by path
         self.closing = False
         self.state = "running"
-        self.acquired = 0
-        self.newest: Found | None = None
         self.lag_s: float | None = None
-        self.growing: GrowingTree | None = None
+        self.had = 0  # items that earlier runs have done
+        self.truth: dict[str, ArrayTruth] = {}
+        self.result.details.update(name=aim.name, stale=0, healed=0)
+        self.declared = ""  # who said that it is over
+        self.growing: Watched | None = None
         self.ledger: CopyLedger | None = None
-        self.watched = _NoZarr()
+        self.decision: Decision | None = None
+        self._decide_at = self._keep_at = 0.0
         self.gone: set[bytes] = set()
 
     def line(self) -> Line:
@@ -143,8 +142,10 @@ class TargetRun(TransferJob):
         details, result = self.result.details, self.result
         in_flight = sum(self.flying.values())
         newest, changed_s = "", None
-        if self.newest is not None:
-            newest, changed_s = self.newest.path, max(0.0, time.time() - self.newest.mtime_ns / 1e9)
+        growing = self.growing
+        acquired = growing.acquired if growing is not None else 0
+        if growing is not None and growing.newest is not None:
+            newest, changed_s = growing.newest.path, max(0.0, time.time() - growing.newest.mtime_ns / 1e9)
         copied, _ = self.meter.rates(time.monotonic())
         truth = details.get("arrays", ())
         proved = self.aim.verify == "full"
@@ -153,12 +154,12 @@ class TargetRun(TransferJob):
             "ending" if self.closing and not result.state else result.state or self.state,
             newest=newest,
             changed_s=changed_s,
-            acquired_bytes=self.acquired,
-            copied_bytes=self.acquired - in_flight,
-            verified_bytes=self.acquired - in_flight if proved else 0,
+            acquired_bytes=acquired,
+            copied_bytes=acquired - in_flight,
+            verified_bytes=acquired - in_flight if proved else 0,
             rate=copied,
             lag_s=self.lag_s,
-            awaited="; ".join(details.get("awaited", ())),
+            awaited=to_end(self.decision) if self.decision is not None else "",
             waiting=self.control.waiting,
             proof=self.aim.verify,
             evidence=[(one["kind"], one["detail"]) for one in details.get("evidence", ())],
@@ -173,7 +174,7 @@ class TargetRun(TransferJob):
         """A source in use moves: such an item is looked at again, and judged by the walk at the end."""
         assert self.growing is not None
         if isinstance(answer, Failure):
-            self.growing.again(task.key, failed=answer.code != "SF-201")
+            self.growing.tree.again(task.key, failed=answer.code != "SF-201")
             return not self.closing and answer.code in MOVING
         return False
 
@@ -190,6 +191,8 @@ class TargetRun(TransferJob):
             self.record.flush()
             self.journal.forget(head + slash, [name])
             self.result.details["stale"] += 1
+            if self.growing is not None:
+                self.growing.zarr.gone(task.key)
         if found:
             self.journal.commit()
 
@@ -204,14 +207,20 @@ class TargetRun(TransferJob):
 
     def _copy(self, journal: Journal, rec: record.Record, order: Order) -> Iterator[Step]:
         self.ledger = CopyLedger(journal, rec, order, self.result.run, had_losses=bool(journal.losses()))
-        self.growing = GrowingTree(
+        aim = self.aim
+        ending = Ending(aim.finish, aim.settle_s, aim.settle_given, aim.expect, aim.writer, aim.writer_pid)
+        self.growing = Watched(
             order.source,
-            watch=self.aim.watch,
-            scan_interval_s=self.aim.scan_interval_s,
-            rank=self.rank,
-            known=KnownByJournal(journal),
+            ending,
+            watch=aim.watch,
+            scan_interval_s=aim.scan_interval_s,
             selection=self.selection,
+            known=KnownByJournal(journal),
         )
+        self.had = journal.totals().get(states.DONE, (0, 0))[0]
+        self.growing.begun = bool(journal.totals())
+        for key, raw in journal.facts(EMPTY):
+            self.growing.zarr.restore(key.removeprefix(EMPTY), raw)
         try:
             with self.growing:
                 while True:
@@ -254,25 +263,37 @@ class TargetRun(TransferJob):
         """Send what is ready, until the evidence says that it is over."""
         assert self.growing is not None
         ready: list[Found] = []
+        gone: dict[bytes, Row] = {}
         for found in self.growing.items():
             self.control.check()
             if isinstance(found, Found):
-                self._note(found)
                 ready.append(found)
-            elif isinstance(found, Gone):
-                self.gone.add(os.fsencode(found.path))
+            elif found is not None:
+                row = journal.row(os.fsencode(found.path))
+                self.growing.settled(found.path)
+                if row is not None:
+                    gone[os.fsencode(found.path)] = row
             if ready and (found is None or len(ready) >= BATCH_ITEMS):
                 yield from self._send(self._planned(journal, order, ready))
                 ready = []
             if found is None:
+                if gone:
+                    yield from self._send(self._dropped(gone, set(gone), order)[0])
+                    gone = {}
+                self._keep_evidence(journal)
                 yield None
                 if self._is_over():
                     return
 
-    def _note(self, found: Found) -> None:
-        self.acquired += found.size - (found.before.size if found.before is not None else 0)
-        if self.newest is None or found.mtime_ns >= self.newest.mtime_ns:
-            self.newest = found
+    def _keep_evidence(self, journal: Journal) -> None:
+        """What is known of empty chunks cannot be listed again: it is kept for the next run."""
+        assert self.growing is not None
+        now = time.monotonic()
+        if now >= self._keep_at:
+            self._keep_at = now + NOTE_S
+            found = {f"{EMPTY}{path}": raw for path, raw in self.growing.zarr.take_evidence()}
+            if found:
+                journal.set(**found)
 
     def _planned(self, journal: Journal, order: Order, ready: Sequence[Found]) -> Iterator[CopyItem]:
         """Open rows for what is about to be published, and the tasks for them."""
@@ -292,13 +313,19 @@ class TargetRun(TransferJob):
         journal.commit()
         return iter(tasks)
 
-    def rank(self, path: str) -> int:
-        """METADATA, CHUNK (all other files, too) or MARKER."""
-        return MARKER if path == "complete" else METADATA if path.endswith(("zarr.json", ".zarray")) else CHUNK
-
-    def _is_over(self, *, walked: bool = False) -> bool:
+    def _is_over(self, *, walked_s: float | None = None) -> bool:
+        """Does the evidence say so? `walked_s`: since when a walk that found nothing has gone on."""
         assert self.growing is not None
-        return bool(self.growing.markers) and (walked or self.growing.drained)
+        now = time.monotonic()
+        if walked_s is not None:
+            self.growing.walked(walked_s)
+        elif now < self._decide_at:
+            return False
+        if self.declared:
+            self.growing.declared_by = self.declared
+        self.decision = self.growing.decide()
+        self._decide_at = time.monotonic() + max(LOOK_S, LOOK_SHARE * (time.monotonic() - now))
+        return self.decision.ends
 
     def _dropped(self, gone: dict[bytes, Row], before: set[bytes], order: Order) -> tuple[list[AsideItem], set[bytes]]:
         """What is set aside of all that a listing lacks, and what only waits for a second listing to lack it too.
@@ -306,17 +333,18 @@ class TargetRun(TransferJob):
         Only chunks of arrays whose metadata stands, in folders that stand; the rest is kept, an extra. Where nearly all
         of an array went at once somebody frees the source: nothing of it is touched.
         """
-        dropped: dict[str, list[bytes]] = {}
+        growing, dropped = self.growing, dict[str, list[bytes]]()
+        assert growing is not None
         if self.aim.stale != "keep":
             with order.source.folders() as here:
                 for raw, row in gone.items():
-                    array = self.watched.array_of(os.fsdecode(raw)) if row.state == states.DONE else None
+                    array = growing.zarr.array_of(os.fsdecode(raw)) if row.state == states.DONE else None
                     if array is not None and _stands(here, raw):
                         dropped.setdefault(array, []).append(raw)
         aside: list[AsideItem] = []
         waits: set[bytes] = set()
         for array, paths in dropped.items():
-            if len(paths) > NEARLY_ALL[0] and len(paths) > NEARLY_ALL[1] * self.watched.chunks_of(array):
+            if len(paths) > NEARLY_ALL[0] and len(paths) > NEARLY_ALL[1] * growing.zarr.chunks_of(array):
                 text = f"nearly all chunks of {printable(array) or 'the array'} vanished at the source: kept"
                 self.result.add("SF-506", array, text)
                 continue
@@ -325,6 +353,47 @@ class TargetRun(TransferJob):
             aside += [AsideItem(order, os.fsdecode(raw), gone[raw], f"stale/{self.result.run}") for raw in twice]
         self.result.extras += len(gone) - sum(map(len, dropped.values()))
         return aside, waits
+
+    def _end(self, journal: Journal, rec: record.Record) -> None:
+        """As in `transfer`, with the verdict and the evidence for it."""
+        decision, growing, details = self.decision, self.growing, self.result.details
+        if growing is not None and decision is not None:
+            self._keep_at = 0.0
+            self._keep_evidence(journal)
+            if decision.ends and not self.control.stopped:
+                self._add_verdict(decision)
+            growing.zarr.aborted = decision.state == ABORTED
+            self.truth = growing.zarr.truth()
+            details["arrays"] = [array.as_dict() for array in self.truth.values()]
+            details["evidence"] = [{"kind": one.kind, "verdict": one.verdict, "detail": one.detail, "at": one.at}
+                                   for one in decision.evidence]  # fmt: skip
+            details["awaited"] = list(decision.awaited)
+            details["acquired_bytes"], details["lag_s"] = growing.acquired, self.lag_s
+        details["healed"] = sum(problem.code == "SF-902" for problem in self.result.problems)
+        super()._end(journal, rec)
+        if decision is not None and decision.ends and self.result.exit_code in {0, 6}:
+            self.result.state = decision.state
+
+    def _add_verdict(self, decision: Decision) -> None:
+        why = "; ".join(f"{one.kind}: {one.detail}" for one in decision.evidence)
+        if decision.state == ABORTED:
+            self.result.add("SF-602", "", f"aborted ({why})")
+        elif decision.state == UNKNOWN:
+            self.result.add("SF-603", "", f"the end is not proved ({why})")
+        for note in decision.notes:
+            self.result.add("SF-914", "", note)
+
+    def _finish(self) -> dict[str, Any]:
+        decision = self.decision
+        if decision is None or not decision.ends:
+            return {"state": "running", "evidence": ""}
+        said = "; ".join(f"{one.kind}: {one.detail}" for one in decision.evidence)
+        return {
+            "state": decision.state,
+            "evidence": said,
+            "by": user(),
+            **({"weak": True} if decision.weak else {}),
+        }
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -338,10 +407,12 @@ class TargetRun(TransferJob):
                 yield from self._land()
                 gone: dict[bytes, Row] = {}
                 plan = replace(self._plan(journal, order, again=number > 0), tends=True, source_only=False)
+                begun_s = time.monotonic()
                 plan.gone = lambda path, row, gone=gone: gone.__setitem__(path, Row._make(row))
                 yield from self._say(plan.walk())
                 self._check_source(order)
                 self._found(plan, first=number == 0)
+                self.result.skipped = self.had
                 if self.left is not None:
                     self.left.flush()
                 self._check_room(plan)
@@ -349,21 +420,23 @@ class TargetRun(TransferJob):
                 sent = yield from self._send(dropped)
                 sent += yield from self._send_open(journal, order)
                 if not sent and not stale:
-                    return self._is_over(walked=True)
+                    return self._is_over(walked_s=begun_s)
         finally:
             self.closing = False
         return False
 
     def _send_open(self, journal: Journal, order: Order) -> Generator[Step, None, int]:
         """What a walk has planned: chunks and files first, then links, then metadata, leaves before the root."""
-        plain = lambda task: self.rank(task.key) == CHUNK  # noqa: E731
+        assert self.growing is not None
+        rank = self.growing.rank
+        plain = lambda task: rank(task.key) == CHUNK  # noqa: E731
         sent = yield from self._send(filter(plain, copy_tasks(journal, order, self.control)))
         yield from self._land()
         for tasks in (orphan_tasks, link_tasks):
             sent += yield from self._send(tasks(journal, order, self.control))
             yield from self._land()
         refresh_links(journal, order)
-        metadata = [t for t in copy_tasks(journal, order, self.control) if self.rank(t.key) == METADATA]
+        metadata = [t for t in copy_tasks(journal, order, self.control) if rank(t.key) == METADATA]
         for depth in sorted({task.key.count("/") for task in metadata}, reverse=True):
             sent += yield from self._send(task for task in metadata if task.key.count("/") == depth)
             yield from self._land()

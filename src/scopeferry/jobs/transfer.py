@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scopeferry.config import TransferSettings, percent
@@ -28,7 +29,7 @@ from scopeferry.kernel import digest as digests
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
-from scopeferry.kernel.journal import Journal, copy_journal
+from scopeferry.kernel.journal import Journal
 from scopeferry.kernel.publish import Folders, system
 from scopeferry.kernel.task import Control
 from scopeferry.logs import new_run_id, printable, user
@@ -82,6 +83,8 @@ class TransferJob:
 
     def __init__(self, src: str, dst: str, settings: TransferSettings, control: Control | None = None) -> None:
         self.settings = settings
+        if settings.finish or settings.wait_s is not None:
+            raise UsageError("--finish and --wait of transfer are not in this version", code="SF-105")
         self.digests = digests.check_names(settings.digest)
         if impossible := sorted(settings.keep - system.CAN_KEEP):
             message = f"--keep {impossible[0]} is not possible on this system"
@@ -113,6 +116,7 @@ class TransferJob:
         self.lock: place.Lock | None = None
         self.left: LeftOut | None = None
         self.named: set[tuple[str, str]] = set()  # what a listing has said of a path: said once
+        self.order: Order | None = None
         self.registration: runs.Registration | None = None
         self.meter = Meter(os.path.basename(self.result.source), self.control, settings.verify)
         self._noted = self.started
@@ -131,8 +135,7 @@ class TransferJob:
         try:
             check_writable(self.dst)
             for event in self._opened():
-                named = not isinstance(event, Event) or event.run
-                yield event if named else replace(event, run=self.result.run)
+                yield replace(event, run=self.result.run) if isinstance(event, Event) and not event.run else event
         except UsageError:
             raise
         except ScopeferryError as error:
@@ -146,7 +149,9 @@ class TransferJob:
 
     def _opened(self) -> Iterator[Event | None]:
         if self.settings.dry_run:
-            yield from self._rehearse()
+            from scopeferry.jobs.rehearsal import Rehearsal
+
+            yield from Rehearsal(self).played()
             return
         os.makedirs(self.dst, exist_ok=True) if self.settings.parents else make(self.dst)
         self.lock = place.Lock(self.place.lock, self.result.run)
@@ -162,7 +167,7 @@ class TransferJob:
         self._rebuild(self.journal)
         order = self._order(self.journal)
         self._check_mount(self.journal, order)
-        order = self._ask(order)
+        self.order = order = self._ask(order)
         journal = self.journal
         self.record = record.Record(self.place.records, self._header(), lambda number: journal.set(generation=number))
         self.left = LeftOut(self.journal, self.record)
@@ -215,6 +220,8 @@ class TransferJob:
             identity=(there.st_dev, there.st_ino),
             records=self.place.records,
             attempt=self.result.run[-6:] + "00",
+            lock=self._token(),
+            run=self.result.run,
         )
         source = TreeSource(self.src, source_disk, settings.keep, (found.st_dev, found.st_ino))
         return Order(
@@ -228,13 +235,16 @@ class TransferJob:
             journal.algorithms(),
         )
 
+    def _token(self) -> str:
+        """The file at the destination that names this run, if our lock lies there and not in the state folder."""
+        away = (self.place.lock + os.sep).startswith(place.state_folder() + os.sep)
+        return "" if self.lock is None or away else self.lock.token
+
     def _copy(self, journal: Journal, rec: record.Record, order: Order) -> Iterator[Event | None]:
         """Walk, copy, walk again until a walk finds nothing."""
         ledger = None
         for number in range(PASSES + 1):
-            plan = self._plan(journal, order, again=number > 0)
-            yield from self._take(self._stoppable(plan.walk()))
-            self._check_source(order)
+            plan = yield from self._patiently(partial(self._walk, journal, order, again=number > 0))
             self._found(plan, first=number == 0)
             if self.left is not None:
                 self.left.flush()
@@ -244,6 +254,7 @@ class TransferJob:
                 break
             self._check_room(plan)
             if number == 0:
+                rec.prepare()
                 rec.hold_room()
                 journal.set(dirty=1)
             yield Event(
@@ -252,13 +263,61 @@ class TransferJob:
             if ledger is None:
                 ledger = _ledger(journal, rec, order, self.result.run)
             yield from self._run(journal, order, ledger, plan.totals)
-            if self.control.stopped or not (ledger.changed or ledger.moving):
+            if self.control.stopped or ledger.stopped or not (ledger.changed or ledger.moving):
                 break
             ledger.moving = 0
         self.control.check()
-        if plan.totals.open:
+        if plan.totals.open and not (ledger and ledger.stopped):
             self._still_written(journal, rec)
-        yield from self._set_folders(journal, rec, order)
+        yield from self._patiently(partial(self._set_folders, journal, rec, order))
+        if order.store.disk.network:  # manifest and record go there
+            yield from self._patiently(partial(self._look_at, order))
+
+    def _walk(self, journal: Journal, order: Order, *, again: bool) -> Generator[Event | None, None, Plan]:
+        self._check_source(order)
+        plan = self._plan(journal, order, again=again)
+        yield from self._take(self._stoppable(plan.walk()))
+        self._check_source(order)
+        return plan
+
+    def _look_at(self, order: Order) -> Iterator[Event | None]:
+        if not order.store.answers():
+            raise order.store.gone()
+        yield None
+
+    def _patiently(self, step: Callable[[], Any]) -> Generator[Event | None, None, Any]:
+        """Do a step of the coordinator; where a side goes away, wait until it is back, and do it again."""
+        while True:
+            try:
+                done = yield from step()
+            except (OSError, Temporary):
+                gone = None if self.control.stopped else self._gone()
+                if gone is None:
+                    raise
+            else:
+                for what in ("source", "destination"):
+                    self.control.done_waiting(what)
+                return done
+            yield from self._until_back(*gone)
+
+    def _gone(self) -> tuple[Any, ScopeferryError] | None:
+        """The side that is away now, and what is to be said of it."""
+        if self.order is not None:
+            for side in (self.order.source, self.order.store):
+                if not side.answers():
+                    return side, side.gone()
+        return None
+
+    def _until_back(self, side: Any, error: ScopeferryError) -> Iterator[None]:
+        from concurrent.futures import ThreadPoolExecutor, wait
+
+        what = "source" if error.code == "SF-322" else "destination"
+        with ThreadPoolExecutor(1) as executor:
+            back = executor.submit(self.control.wait_for, what, side.answers, self.control.patience_gone_s, error)
+            while not back.done():
+                yield None
+                wait([back], timeout=0.05)
+            back.result()
 
     def _run(self, journal: Journal, order: Order, ledger: CopyLedger, totals: Totals) -> Iterator[Event | None]:
         from scopeferry.copying.copy import copy_tasks, link_tasks, orphan_tasks
@@ -395,13 +454,13 @@ class TransferJob:
     def _check_source(self, order: Order) -> None:
         """A source that was unmounted leaves an empty folder: what was listed there is not believed."""
         if not order.source.present():
-            raise Temporary(f"source is gone: {printable(self.src)}", code="SF-322", path=self.src)
+            raise order.source.gone()
 
     def _check_room(self, plan: Plan) -> None:
         """What will not fit is not begun; both numbers are said."""
         where = existing(self.dst)
         with Folders(where) as folders:
-            free, inodes = system.room(folders.root)
+            free, inodes = publish.room(folders.root, publish.disk(where))
         need = int(plan.totals.room * MARGIN)
         if self.settings.dry_run:
             found = {"open": plan.totals.open, "bytes": plan.totals.open_bytes, "need_bytes": need, "free_bytes": free}
@@ -463,6 +522,8 @@ class TransferJob:
                     stored = path if self.names is None else self.names.path(path)
                     wanted, lost = finish.set_folder(order, here, there, path, stored)
                 except (OSError, ScopeferryError) as error:
+                    if isinstance(error, OSError) and self._gone() is not None:
+                        raise
                     self._folder_failed(path, error)
                     continue
                 for kind in lost:
@@ -511,8 +572,13 @@ class TransferJob:
             left = isinstance(error, GeneratorExit | KeyboardInterrupt)
             told = Interrupted("left before its end") if left else Failed(f"{type(error).__name__}: {error}")
             self._add(told)
-        rec.give_up_room()
         self._remember_losses(journal)
+        if self.order is not None and not self.order.store.present():  # what is there now is not ours to write to
+            self._add(self.order.store.gone())
+            rec.leave()
+            self.result.state = _state(self.result)
+            return
+        rec.give_up_room()
         try:
             if not rec.begun and self.result.ok and not self._is_told():
                 rec.begin()  # what an earlier run left undone is done now: that is worth a generation of its own
@@ -526,7 +592,7 @@ class TransferJob:
                 self.result.tree_digest = journal.get("tree_digest", "")
                 self.result.manifest = self.manifest_path
         except (OSError, ScopeferryError) as problem:
-            self._add(_system_error(problem, self.place.records) if isinstance(problem, OSError) else problem)
+            self._add(self._system_error(problem) if isinstance(problem, OSError) else problem)
         self.result.state = _state(self.result)
         self.result.elapsed_s = time.monotonic() - self.started
         self.result.record = rec.path or (record.generations(self.place.records) or [""])[-1]
@@ -536,7 +602,7 @@ class TransferJob:
                 self.result.record = rec.path
                 receipts.write(self.result, self.place.records, rec.header)
         except OSError as problem:
-            self._add(_system_error(problem, self.place.records))
+            self._add(self._system_error(problem))
         self.result.receipt = receipts.path_in(self.place.records, there=True)
 
     def _is_told(self) -> bool:
@@ -570,7 +636,7 @@ class TransferJob:
     def _header(self) -> dict[str, Any]:
         settings, result = self.settings, self.result
         return record.header(
-            "transfer",
+            result.command,
             result.run,
             result.source,
             result.destination,
@@ -580,11 +646,15 @@ class TransferJob:
             select=settings.select,
         )
 
+    def _finish(self) -> dict[str, Any]:
+        """Why the source is taken for finished: naming it to `transfer` declares it."""
+        return {"state": "finished", "evidence": "declared: command", "by": user()}
+
     def _end_line(self) -> dict[str, Any]:
         result = self.result
         return {
             "state": result.state,
-            "finish": {"state": "finished", "evidence": "declared: command", "by": user()},
+            "finish": self._finish(),
             "exit_code": result.exit_code,
             "elapsed_s": round(result.elapsed_s, 3),
             "bytes": result.bytes,
@@ -605,46 +675,6 @@ class TransferJob:
             "manifest": result.details.get("manifests", {}),
         }
 
-    def _rehearse(self) -> Iterator[Event | None]:
-        """What would be done, with a temporary journal; nothing else is written."""
-        import tempfile
-
-        with tempfile.TemporaryDirectory(prefix="scopeferry-") as folder:
-            path = os.path.join(folder, "journal.sqlite")
-            copy_journal(self.place.journal, path)
-            with Journal(path) as journal:
-                if journal.fresh and record.generations(self.place.records):
-                    record.fold(self.place.records, journal)
-                order = self._ask(self._rehearsal_order(journal), ask=False)
-                plan = self._plan(journal, order, again=False, read_only=True)
-                yield from self._take(self._stoppable(plan.walk()))
-                self._found(plan, first=True)
-                yield from self._say_plan(journal, order)
-                self._check_room(plan)
-        self.result.state = "planned"
-
-    def _rehearsal_order(self, journal: Journal) -> Order:
-        settings = self.settings
-        recipe = {"keep": sorted(settings.keep), "names": settings.names, "digests": list(self.digests)}
-        found = os.stat(self.src)
-        store = LocalStore(self.dst, publish.disk(existing(self.dst)), self.digests)
-        source = TreeSource(self.src, publish.disk(self.src), settings.keep, (found.st_dev, found.st_ino))
-        return Order(source, store, Prove(), settings.on_conflict, journal.recipe(recipe), "", self.names, {})
-
-    def _say_plan(self, journal: Journal, order: Order) -> Iterator[Event]:
-        """What is open, and what of it the destination is known to lose without being asked."""
-        from scopeferry.stores.files import TIME_STEPS_NS
-
-        keep, step_ns = order.source.keep, order.store.mtime_step_ns
-        verbs = {states.COPY: "copy", states.REPLACE: "replace", states.LINK: "link", states.JUDGE: "compare"}
-        for folder, row in journal.open_rows(states.OPEN):
-            path = os.fsdecode(folder + row.name)
-            if "times" in keep and row.mtime_ns % step_ns:
-                self._lost(path, f"mtime below {TIME_STEPS_NS[step_ns]}")
-            if "mode" in keep & order.store.lacks:
-                self._lost(path, "mode")
-            yield Event("note", self.result.run, path, 1, row.size, {"plan": verbs.get(row.state, "check")})
-
     # -- small things --------------------------------------------------------------------------------------------------
 
     def _add(self, error: ScopeferryError) -> None:
@@ -655,6 +685,8 @@ class TransferJob:
 
     def _system_error(self, error: OSError) -> ScopeferryError:
         """What stopped the run: a side that is away, or else what the system says."""
+        if error.errno not in system.NO_SPACE and (gone := self._gone()) is not None:
+            return gone[1]
         if not os.path.isdir(self.src):
             return Temporary(f"source is gone: {printable(self.src)}", code="SF-322", path=self.src)
         if not os.path.isdir(self.dst):

@@ -196,6 +196,12 @@ class Journal:
         with self._writing():
             self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts.items())
 
+    def facts(self, prefix: str) -> list[tuple[str, Any]]:
+        """(key, value) of those that begin so."""
+        return self._db.execute(
+            "SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix)
+        ).fetchall()
+
     def recipe(self, recipe: dict[str, Any]) -> int:
         """The id of a recipe: what is kept, how names are mapped, which digests."""
         text = json.dumps(recipe, sort_keys=True)

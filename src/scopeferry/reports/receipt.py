@@ -53,10 +53,18 @@ def facts(
     }
 
 
+def _finished(receipt: Mapping[str, Any]) -> str:
+    """Why the source was taken for finished."""
+    evidence = receipt.get("evidence")
+    if evidence is None:
+        return "declared by the command"
+    return "; ".join(printable(f"{one['kind']}: {one['detail']}") for one in evidence) or "no: nothing said so"
+
+
 def _sides(envelope: Mapping[str, Any]) -> dict[str, str]:
     """The digest of the tree as it was read at the source, and as it was found at the destination."""
     digest = envelope.get("tree_digest", "")
-    whole = not envelope.get("failed") and envelope.get("state") == "complete"
+    whole = not envelope.get("failed") and envelope.get("state") in {"complete", "finished"}
     moved = sum(envelope.get(kind, 0) for kind in ("copied", "replaced", "repaired"))
     read = sum(number for kind, number in (envelope.get("read_back") or {}).items() if kind != "no")
     if not read and moved:
@@ -86,7 +94,7 @@ def text(receipt: Mapping[str, Any]) -> str:
         ("source", printable(receipt["source"])),
         ("destination", printable(receipt["destination"])),
         ("started", f"{receipt.get('started') or '?'}   ended {receipt['ended']}   {duration(receipt['elapsed_s'])}"),
-        ("finished", "declared by the command"),
+        ("finished", _finished(receipt)),
         ("", ""),
         ("items", _counts(receipt)),
         ("bytes", f"{receipt['bytes']:,} ({size(receipt['bytes'])}) sent"),

@@ -333,6 +333,11 @@ class GrowingTree:
         return len(self._watched)
 
     @property
+    def walking(self) -> bool:
+        """Does a walk go on?"""
+        return self._walking is not None
+
+    @property
     def drained(self) -> bool:
         """Has everything that was found and is whole come out, and is nothing being looked for? (In flight there may
         still be some.)
