@@ -12,13 +12,13 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scopeferry.copying.left import SAID
 from scopeferry.copying.order import Order, stored_path
-from scopeferry.copying.record import Record, action_after, path_json, xattrs_json
-from scopeferry.errors import Refused, ScopeferryError, SourceChanged, Temporary
+from scopeferry.copying.record import GIVEN, Record, action_after, given_names, path_json, xattrs_json
+from scopeferry.errors import Refused, ScopeferryError, SourceChanged
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
@@ -28,9 +28,11 @@ from scopeferry.kernel.run import Result
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
 from scopeferry.sources.tree import Ahead, is_recent
-from scopeferry.stores.files import StoredFile, apply_to_link
+from scopeferry.stores.files import StoredFile, is_servers_own
 from scopeferry.stores.store import Attributes, Entry, Upload
 
+LOST = {"SF-202", "SF-204", "SF-205"}  # what is said of a file when the whole source is gone, too
+READ_WAITS_S = (0.1, 1.0, 5.0)  # between the tries at a file that a server does not give
 WROTE = {"SF-204", "SF-206", "SF-209", "SF-211", "SF-212"}  # failures after a temporary file was made in the folder
 
 
@@ -48,6 +50,7 @@ class Copied:
     stored: str | None = None
     note: str | None = None
     aside: str = ""
+    dropped: dict[str, bytes] = field(default_factory=dict)  # attributes of somebody's that an adopted file had
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class CopyItem:
     key: str
     row: Row
     beside: str | None = None  # its path at the destination, where an earlier run kept both
+    given: frozenset[str] = frozenset()  # extended attributes that an earlier run gave to the copy
 
     @property
     def revision(self) -> str:
@@ -79,29 +83,37 @@ class CopyItem:
     @staticmethod
     def run_batch(tasks: Sequence[CopyItem], control: Control) -> list[Outcome | Failure]:
         """Copy or compare them all; one answer for each."""
-        order = tasks[0].order
         answers = _run(tasks, control)
-        lost = [
-            i
-            for i, answer in enumerate(answers)
-            if isinstance(answer, Failure) and answer.code in {"SF-202", "SF-204", "SF-205"}
-        ]
-        if lost and not order.source.present():  # the source is gone, not its files: wait, and try these again
-            error = Temporary(f"source is gone: {order.source.root}", code="SF-322", path=order.source.root)
-            try:
-                control.wait_for("source", order.source.present, control.patience_gone_s, error)
-                control.done_waiting("source")
-                for i, answer in zip(lost, _run([tasks[i] for i in lost], control), strict=True):
-                    answers[i] = answer
-            except ScopeferryError as reason:
-                for i in lost:
-                    answers[i] = Failure.of(tasks[i].key, reason)
+        _wait_for_source(tasks, answers, control)
         taken = [i for i, answer in enumerate(answers) if isinstance(answer, Failure) and answer.code == "SF-501"]
         again = {i: task for i in taken if (task := _judged_now(tasks[i], control)) is not None}
         if again:
             for i, answer in zip(again, _run(list(again.values()), control), strict=True):
                 answers[i] = answer
+        if tasks[0].order.pause_s:
+            control.sleep(tasks[0].order.pause_s)
         return answers
+
+
+def _wait_for_source(tasks: Sequence[CopyItem], answers: list[Outcome | Failure], control: Control) -> None:
+    """Where the source is gone, and not its files, wait and try these again. A server may need a moment to be gone."""
+    source = tasks[0].order.source
+    pauses = list(READ_WAITS_S) if source.disk.network else []
+    while lost := [i for i, answer in enumerate(answers) if isinstance(answer, Failure) and answer.code in LOST]:
+        try:
+            if not source.answers():
+                control.wait_for("source", source.answers, control.patience_gone_s, source.gone())
+            elif pauses and any(getattr(answers[i], "code", "") == "SF-204" for i in lost):
+                control.sleep(pauses.pop(0))
+            else:
+                return
+            for i, answer in zip(lost, _run([tasks[i] for i in lost], control), strict=True):
+                answers[i] = answer
+                if isinstance(answer, Outcome):
+                    control.done_waiting("source")
+        except ScopeferryError as reason:
+            for i in lost:
+                answers[i] = Failure.of(tasks[i].key, reason)
 
 
 def _judged_now(task: CopyItem, control: Control) -> CopyItem | None:
@@ -250,9 +262,9 @@ class _Comparison:
         if state == states.CHECK_SOURCE and source is not None and source[was_algorithm] != row.digest:
             return self._upload(there, "replaced", was=self._digest_was())
         copy: dict[str, bytes] | None = None
-        read_back = "no"
+        read_back, has = "no", dict[str, bytes]()
         if state != states.CHECK_SOURCE:
-            copy, read_back = self._read_copy([*dict.fromkeys((working, was_algorithm))], there)
+            copy, read_back, has = self._read_copy([*dict.fromkeys((working, was_algorithm))], there)
         wanted = source[working] if source is not None else row.digest
         found = copy[working if source is not None else was_algorithm] if copy is not None else wanted
         if found != wanted:
@@ -265,7 +277,8 @@ class _Comparison:
             return self._upload(there, action, was=self._hex(found), heal=True, note=self._healed())
         if mark is None:
             mark, attributes = self._source_now()
-        entry_mark, lost = order.store.set_right(self.there, self.stored, attributes or Attributes())
+        wanted_now, theirs = self._without(attributes or Attributes(), has)
+        entry_mark, lost = order.store.set_right(self.there, self.stored, wanted_now)
         same = source is None or source[was_algorithm] == row.digest
         action = "checked" if state != states.JUDGE and row.digest is not None and same else "adopted"
         digests = (
@@ -275,8 +288,23 @@ class _Comparison:
             digests.setdefault(was_algorithm, row.digest)
         kept_both = state == states.JUDGE and self.task.beside is not None
         told = f"kept both: {printable(self.key)}" if kept_both else None
-        copied = Copied(action, mark, 1, lost, attributes, stored=self._elsewhere(), note=told)
+        copied = Copied(action, mark, 1, lost, attributes, stored=self._elsewhere(), note=told, dropped=theirs)
         return Outcome(self.key, row.size, digests, entry_mark, read_back, copied)
+
+    def _without(self, wanted: Attributes, has: dict[str, bytes]) -> tuple[Attributes, dict[str, bytes]]:
+        """With the names that the copy is to lose, for the source has none of them: of ours those that we gave it; of
+        a file that is adopted all, but those that a file server keeps there, and their values.
+        """
+        if "xattrs" not in self.order.source.keep:
+            return wanted, {}
+        if self.row.digest is not None or self.row.state != states.JUDGE:
+            return replace(wanted, dropped=self.task.given - wanted.xattrs.keys()), {}
+        theirs = {
+            name: value
+            for name, value in has.items()
+            if name.startswith("user.") and name not in wanted.xattrs and not is_servers_own(name)
+        }
+        return replace(wanted, dropped=frozenset(theirs)), theirs
 
     def _elsewhere(self) -> str | None:
         return self.stored if self.stored != self.key else None
@@ -295,7 +323,8 @@ class _Comparison:
             raise SourceChanged(f"changed while its copy was checked: {printable(self.key)}", path=self.key)
         return mark, attributes
 
-    def _read_copy(self, algorithms: Sequence[str], there: Mark) -> tuple[dict[str, bytes], str]:
+    def _read_copy(self, algorithms: Sequence[str], there: Mark) -> tuple[dict[str, bytes], str, dict[str, bytes]]:
+        """Its digests, where they were read from, and its extended attributes."""
         try:
             with StoredFile.open(self.there, self.stored) as file:
                 digests = file.digest(algorithms, self.control)
@@ -304,7 +333,7 @@ class _Comparison:
                         f"changed at the destination while it was read: {printable(self.key)}", path=self.key
                     )
                 kind = self.order.store.disk.read_back
-                return digests, "memory" if kind == "storage" and file.memory else kind
+                return digests, "memory" if kind == "storage" and file.memory else kind, file.attributes().xattrs
         except OSError as error:
             raise self.order.store.translated(error, self.stored) from error
 
@@ -318,7 +347,7 @@ class _Comparison:
         if policy == "keep-both":
             return self._upload(None, "copied", beside=True, note=f"kept both: {printable(self.key)}")
         if found is None:
-            copy, _ = self._read_copy([self.order.store.digests[0]], there)
+            copy, _, _ = self._read_copy([self.order.store.digests[0]], there)
             found = copy[self.order.store.digests[0]]
         return self._upload(there, "replaced", was=self._hex(found))
 
@@ -377,10 +406,8 @@ class _Comparison:
         if there is None:
             return Upload(self.stored, target=target, attributes=attributes), facts
         dst_head, _, dst_name = self.stored.rpartition("/")
-        dst = self.there.open(dst_head)
-        if system.read_link(dst, dst_name) == target:
-            lost = tuple(apply_to_link(dst, dst_name, attributes))
-            mark = publish.mark(system.lstat(dst, dst_name), steady=order.store.disk.steady)
+        if system.read_link(self.there.open(dst_head), dst_name) == target:
+            mark, lost = order.store.set_link_right(self.there, self.stored, attributes)
             copied = Copied("adopted", source, 1, lost, attributes, target=target, stored=self._elsewhere())
             return Outcome(self.key, 0, {}, mark, "no", copied)
         if row.state == states.JUDGE and order.policy != "replace":
@@ -521,13 +548,17 @@ class LinkItem:
 def copy_tasks(journal: Journal, order: Order, control: Control) -> Iterator[CopyItem]:
     """The open rows of the plan as tasks, folder by folder."""
     kept_both = journal.details("as") if order.names is None and order.policy != "replace" else {}
+    gave = "xattrs" in order.source.keep and journal.has_detail(GIVEN)
     for folder, row in journal.open_rows(tuple(state for state in states.OPEN if state != states.LINK)):
         if control.stopped:
             return
         beside = None
         if kept_both and row.state in {states.CHECK, *states.CHECK_ONE}:
             beside = kept_both.get((folder, row.name))
-        yield CopyItem(order, os.fsdecode(folder + row.name), row, None if beside is None else os.fsdecode(beside))
+        stored = None if beside is None else os.fsdecode(beside)
+        given = journal.detail(folder, row.name, GIVEN) if gave and row.digest is not None else None
+        names = frozenset(map(os.fsdecode, given.split(b"\0"))) if given else frozenset()
+        yield CopyItem(order, os.fsdecode(folder + row.name), row, stored, names)
 
 
 def link_tasks(journal: Journal, order: Order, control: Control) -> Iterator[LinkItem]:
@@ -580,9 +611,11 @@ class CopyLedger:
     run: str = ""
     changed: int = 0
     moving: int = 0
+    stopped: int = 0  # items that stay open because of what stops the run, and not because they moved
     had_losses: bool = False
     had_said: bool | None = None
     further: list[str] | None = None  # algorithms that the journal knows beside the working one
+    gave: bool | None = None  # does it know an item that was given extended attributes?
     moves: bool | None = None  # does the journal know an item that stands under another name than its own?
 
     def settle(self, results: Sequence[Result]) -> list[Event]:
@@ -604,6 +637,8 @@ class CopyLedger:
                 self.moving += answer.code == "SF-201"
                 if state is not None:
                     rows.append((folder, task.row._replace(state=state), {}))
+                else:
+                    self.stopped += answer.code != "SF-201"
                 continue
             self.changed += 1
             folders.add(folder)
@@ -640,6 +675,12 @@ class CopyLedger:
             details[SAID] = None
         if copied.lost or self.had_losses:
             details["lost"] = ",".join(copied.lost) or None
+        if self.gave is None:
+            self.gave = self.journal.has_detail(GIVEN)
+        given = copied.attributes.xattrs if copied.attributes is not None else {}
+        if given or self.gave:
+            details[GIVEN] = given_names(given)
+            self.gave = True
         if self.moves is None:
             self.moves = self.journal.has_detail("as")
         if copied.stored is not None:
@@ -697,6 +738,8 @@ class CopyLedger:
                 more += f', "mode": {attributes.mode}'
             if attributes.xattrs:
                 more += f', "xattrs": {json.dumps(xattrs_json(attributes.xattrs))}'
+        if copied.dropped:
+            more += f', "xattrs_were": {json.dumps(xattrs_json(copied.dropped))}'
         for key, value in (("was", copied.was), ("target", copied.target), ("stored", copied.stored)):
             if value is not None:
                 more += f', "{key}": {json.dumps(value)}'

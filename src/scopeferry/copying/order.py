@@ -16,7 +16,7 @@ from scopeferry.stores.store import Prove
 class Order:
     """What all items of a run have in common; picklable. ``set_aside``: folder below the record folder for what is
     healed. ``tends``: nobody else works in the copy, so what is ours and differs there is healed, and a source that
-    became shorter is followed.
+    became shorter is followed. ``pause_s``: what a worker waits after each batch.
     """
 
     source: TreeSource
@@ -28,6 +28,7 @@ class Order:
     names: Any = None
     algorithms: dict[int, str] = field(default_factory=dict)
     tends: bool = False
+    pause_s: float = 0.0
 
 
 def stored_path(journal: Journal, names: Any, path: bytes) -> str:

@@ -23,7 +23,7 @@ from scopeferry.kernel.events import Event
 from scopeferry.kernel.gentle import Pace, be_gentle
 from scopeferry.kernel.run import BATCH_ITEMS, Line, run
 from scopeferry.kernel.task import Control
-from scopeferry.logs import new_run_id, printable
+from scopeferry.logs import host, new_run_id, printable, user
 from scopeferry.reports.following import Standing
 
 IDLE_S = 0.01  # between two looks where nothing is ready
@@ -94,7 +94,7 @@ class Live:
         wanted = os.path.realpath(source)
         for follow in self.follows:
             if os.path.realpath(follow.aim.source) == wanted:
-                follow.declared = True
+                follow.declare(f"declared by {user()} on {host()}")
 
     def standings(self) -> list[Standing]:
         """How each target stands."""
@@ -145,8 +145,16 @@ class _Follow:
             limit=job.pace,
         )
         self.running: TargetRun | None = None
-        self.declared = False
+        self.writer = job.pace.writer(aim.writer_pid)
+        self.pace = job.pace
+        self._declared = ""
         self._waiting = Result("live", source=aim.source, destination=aim.destination, state="waiting")
+
+    def declare(self, by: str) -> None:
+        """It is over: somebody says so."""
+        self._declared = by
+        if self.running is not None:
+            self.running.declared = by
 
     @property
     def result(self) -> Result:
@@ -179,6 +187,7 @@ class _Follow:
             self.control.check()
             running = TargetRun(self.aim, self.settings, self.control)
             yield from self._mounted(running)
+            running.writer, running.pace, running.declared = self.writer, self.pace, self._declared
             self.running = running
         except ScopeferryError as error:  # also UsageError: the others go on
             self._waiting.add(error.code, error.path, str(error), error.hint)

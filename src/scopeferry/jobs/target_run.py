@@ -29,12 +29,14 @@ from scopeferry.errors import Failed, ScopeferryError, UsageError
 from scopeferry.jobs.transfer import NOTE_S, TransferJob
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.events import Event
+from scopeferry.kernel.gentle import Pace, Writer
 from scopeferry.kernel.journal import Journal, Row
 from scopeferry.kernel.publish import Folders
 from scopeferry.kernel.run import BATCH_ITEMS, Line, Result
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable, user
 from scopeferry.reports.following import Standing
+from scopeferry.reports.units import size
 from scopeferry.sources.finish import ABORTED, UNKNOWN, Decision, to_end
 from scopeferry.sources.growing import CHUNK, METADATA, Found
 from scopeferry.sources.known import KnownByJournal
@@ -63,6 +65,9 @@ class TargetRun(TransferJob):
         self.closing = False
         self.state = "running"
         self.lag_s: float | None = None
+        self.writer: Writer | None = None
+        self.pace: Pace | None = None
+        self.backlog: set[str] = set()  # in flight, to be read from the disk
         self.had = 0  # items that earlier runs have done
         self.truth: dict[str, ArrayTruth] = {}
         self.result.details.update(name=aim.name, stale=0, healed=0)
@@ -113,6 +118,7 @@ class TargetRun(TransferJob):
         """Write down what became of tasks. A journal that cannot be written stops this target alone."""
         for task, _ in results:
             self.flying.pop(task.key, None)
+            self.backlog.discard(task.key)
         try:
             copies = [found for found in results if not self._looks_again(*found)]
             asides = [found for found in copies if isinstance(found[0], AsideItem)]
@@ -161,6 +167,7 @@ class TargetRun(TransferJob):
             lag_s=self.lag_s,
             awaited=to_end(self.decision) if self.decision is not None else "",
             waiting=self.control.waiting,
+            pace=self._pace(),
             proof=self.aim.verify,
             evidence=[(one["kind"], one["detail"]) for one in details.get("evidence", ())],
             read_back=result.read_back,
@@ -169,6 +176,12 @@ class TargetRun(TransferJob):
             empty=sum(array["empty"] for array in truth),
             failed=result.failed,
         )
+
+    def _pace(self) -> str:
+        pace = self.pace
+        if pace is None or pace.rate is None:
+            return ""
+        return f"at most {size(pace.rate)}/s ({pace.cause})"
 
     def _looks_again(self, task: Any, answer: Any) -> bool:
         """A source in use moves: such an item is looked at again, and judged by the walk at the end."""
@@ -201,7 +214,13 @@ class TargetRun(TransferJob):
         order = super()._order(journal)
         together = os.stat(self.src).st_dev == os.stat(self.dst).st_dev  # one flush of all would flush the instrument's
         store = replace(order.store, waits_at_moving=False, flush_whole=not together)
-        return replace(order, store=store, tends=True)
+        timed = None if self.pace is None else self.pace.read
+        source = replace(order.source, in_place=self._in_place, backlog=self.backlog.__contains__, timed=timed)
+        return replace(order, source=source, store=store, tends=True, pause_s=self.aim.sleep_time_s)
+
+    def _in_place(self, path: str) -> bool:
+        """May it be written under its final name?"""
+        return self.growing is None or self.growing.ready.in_place(path)
 
     # -- what a target goes through ------------------------------------------------------------------------------------
 
@@ -227,6 +246,8 @@ class TargetRun(TransferJob):
                     yield from self._grow(journal, order)
                     if (yield from self._close_in(journal, order)):
                         break
+                if self.writer is not None:
+                    self.writer.finished()
                 yield from self._last(journal, order)
             yield from _busy(self._set_folders(journal, rec, order))
         except (ScopeferryError, OSError) as error:
@@ -267,6 +288,7 @@ class TargetRun(TransferJob):
         for found in self.growing.items():
             self.control.check()
             if isinstance(found, Found):
+                self._met(found)
                 ready.append(found)
             elif found is not None:
                 row = journal.row(os.fsencode(found.path))
@@ -284,6 +306,12 @@ class TargetRun(TransferJob):
                 yield None
                 if self._is_over():
                     return
+
+    def _met(self, found: Found) -> None:
+        if not found.fresh:
+            self.backlog.add(found.path)
+        elif found.rank == CHUNK and self.writer is not None:
+            self.writer.wrote(found.mtime_ns, found.size)
 
     def _keep_evidence(self, journal: Journal) -> None:
         """What is known of empty chunks cannot be listed again: it is kept for the next run."""
@@ -338,7 +366,7 @@ class TargetRun(TransferJob):
         if self.aim.stale != "keep":
             with order.source.folders() as here:
                 for raw, row in gone.items():
-                    array = growing.zarr.array_of(os.fsdecode(raw)) if row.state == states.DONE else None
+                    array = growing.zarr.chunk_of(os.fsdecode(raw)) if row.state == states.DONE else None
                     if array is not None and _stands(here, raw):
                         dropped.setdefault(array, []).append(raw)
         aside: list[AsideItem] = []

@@ -36,7 +36,8 @@ class TreeSource:
 
     ``keep``: what is read beside the bytes. ``identity``: (device, inode) of the root when the run began.
     ``in_place``: is this path written under its final name? Then, or where nobody knows, what is dirty is written back
-    first.
+    first. ``backlog``: has this file to be read from the disk? Then its cached pages are dropped afterwards; fresh ones
+    stay for others. ``timed`` is told of each read: bytes, seconds.
     """
 
     root: str
@@ -44,6 +45,8 @@ class TreeSource:
     keep: frozenset[str] = KEEP_DEFAULT
     identity: tuple[int, int] | None = None
     in_place: Callable[[str], bool] | None = None
+    backlog: Callable[[str], bool] | None = None
+    timed: Callable[[int, float], None] | None = None
 
     def folders(self) -> Folders:
         """The folders of the tree, opened as they are needed."""
@@ -155,6 +158,8 @@ class SourceFile:
     def close(self) -> None:
         """Close the file; twice is harmless."""
         if self.fd >= 0:
+            if self.source.backlog is not None and self.source.backlog(self.path):
+                system.drop(self.fd, near=not self.source.disk.network)
             system.close(self.fd, near=not self.source.disk.network)
             self.fd = -1
 
@@ -169,10 +174,14 @@ class SourceFile:
 
     def read_into(self, block: Any, offset: int) -> int:
         """Read at an offset; 0 at the end."""
+        began = time.monotonic() if self.source.timed is not None else 0.0
         try:
-            return system.read_into(self.fd, block, offset)
+            got = system.read_into(self.fd, block, offset)
         except OSError as error:
             raise self.source.translated(error, self.path) from error
+        if self.source.timed is not None:
+            self.source.timed(got, time.monotonic() - began)
+        return got
 
     def digest(self, algorithms: Sequence[str], control: Control, *, copied: bool = True) -> dict[str, bytes]:
         """The digests of all bytes, counted as `copied` or else as verified; raises as `read_into` and `check`."""

@@ -108,7 +108,8 @@ class Watched:
         self._complete_version: tuple[int, int, int] | None = None
         self._lock_held = ""
         self._probed: Collection[str] = ()
-        self._probe_at = 0.0
+        self._probe_at = self._list_at = 0.0
+        self._absent = 0
         self._known: Known = known or NothingKnown()
         self._untold: set[str] = set()
         self._empty_at = 0.0
@@ -294,7 +295,8 @@ class Watched:
         self._complete_version = version
         said = read_complete(raw)
         self._complete = None if said is None else (said, found.st_mtime_ns)
-        if said is not None:
+        oldest = min(self._array_ns.values(), default=None)
+        if said is not None and (oldest is None or found.st_mtime_ns >= oldest):
             self.zarr.ended(said)
 
     def _held(self, paths: Sequence[str], quiet_s: float) -> Collection[str]:
@@ -315,7 +317,11 @@ class Watched:
         """(chunks listed, those of them that are neither there nor empty) of the file of ``--expect``."""
         if self._expected is None:
             return 0, 0
-        return len(self._expected), sum(not self.zarr.is_there(key) for key in self._expected)
+        if time.monotonic() >= self._list_at:
+            began = time.monotonic()
+            self._absent = sum(not self.zarr.is_there(key) for key in self._expected)
+            self._list_at = began + 50 * (time.monotonic() - began)
+        return len(self._expected), self._absent
 
     def _listed(self, file: str) -> Listed:
         """What is absent of the files that a list names: tagged or plain sums, or just paths, one a line."""
