@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import stat
@@ -680,7 +681,6 @@ def test_a_first_name_swapped_by_somebody_is_not_linked_to(ferry, codes):
     assert result.exit_code == 5, codes(result)
 
 
-@pytest.mark.xfail(reason="attributes are added and changed, never removed: rsync -X would")
 def test_an_attribute_removed_at_the_source_is_removed_from_the_copy(ferry):
     (ferry.src / "a").write_bytes(b"a")
     os.setxattr(ferry.src / "a", "user.lens", b"63x")
@@ -691,12 +691,50 @@ def test_an_attribute_removed_at_the_source_is_removed_from_the_copy(ferry):
     ferry.same()
 
 
-@pytest.mark.xfail(reason="attributes are added and changed, never removed: rsync -X would")
 def test_an_attribute_that_a_copy_had_before_it_was_adopted(ferry):
+    """It goes as the mode and the time go that the file had; the record says what it was."""
     (ferry.src / "a").write_bytes(b"a")
     ferry.dst.mkdir()
     (ferry.dst / "a").write_bytes(b"a")
     os.setxattr(ferry.dst / "a", "user.theirs", b"somebody's")
+    ferry.run(0)
+    ferry.same()
+    assert base64.b64decode(ferry.entry("a")["xattrs_were"]["user.theirs"]) == b"somebody's"
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_an_attribute_of_a_file_server_stays(ferry, adopted):
+    """Samba keeps one at each file that a client has looked at."""
+    (ferry.src / "a").write_bytes(b"a")
+    os.setxattr(ferry.src / "a", "user.lens", b"63x")
+    if adopted:
+        ferry.dst.mkdir()
+        (ferry.dst / "a").write_bytes(b"a")
+    else:
+        ferry.run(0)
+        os.removexattr(ferry.src / "a", "user.lens")
+    os.setxattr(ferry.dst / "a", "user.DOSATTRIB", b"0x20")
+    ferry.run(0)
+    assert os.getxattr(ferry.dst / "a", "user.DOSATTRIB") == b"0x20"
+    assert ("user.lens" in os.listxattr(ferry.dst / "a")) == adopted
+
+
+def test_an_attribute_that_somebody_gave_to_our_copy_stays(ferry):
+    (ferry.src / "a").write_bytes(b"a")
+    os.setxattr(ferry.src / "a", "user.lens", b"63x")
+    ferry.run(0)
+    os.removexattr(ferry.src / "a", "user.lens")
+    os.setxattr(ferry.dst / "a", "user.xdg.tags", b"for the paper")
+    ferry.run(0)
+    assert os.listxattr(ferry.dst / "a") == ["user.xdg.tags"]
+
+
+def test_what_we_gave_is_known_from_the_records_too(ferry, state):
+    (ferry.src / "a").write_bytes(b"a")
+    os.setxattr(ferry.src / "a", "user.lens", b"63x")
+    ferry.run(0)
+    os.removexattr(ferry.src / "a", "user.lens")
+    shutil.rmtree(state)
     ferry.run(0)
     ferry.same()
 

@@ -86,6 +86,14 @@ def path_json(path: str) -> str:
     return f'"path": {quoted(path)}'
 
 
+GIVEN = "given"  # the detail of an item: the names of the extended attributes that its copy was given
+
+
+def given_names(names: Iterable[str]) -> bytes | None:
+    """The value of that detail; None if there are none."""
+    return b"\0".join(map(os.fsencode, names)) or None
+
+
 def xattrs_json(xattrs: Mapping[str, bytes]) -> dict[str, str] | None:
     """The value of ``"xattrs"``: name -> base64; None if there are none."""
     return {name: b2a_base64(value, newline=False).decode() for name, value in xattrs.items()} or None
@@ -664,10 +672,15 @@ def _apply(journal: Journal, batch: list[Standing], known: set[str], *, whole: b
                 journal.plan(head, ())
                 journal.note("as", [(head, name, entry.stored)])
             continue
-        said = {f"digest:{name}": found for name, found in entry.digests.items() if name != entry.working}
+        said: dict[str, Any] = {
+            f"digest:{name}": found for name, found in entry.digests.items() if name != entry.working
+        }
         said |= {"as": entry.stored} if entry.stored != entry.path else {}
         said |= {"leader": entry.leader} if entry.leader is not None else {}
-        said |= _kept(entry) if whole else {}
+        if whole:
+            said |= _kept(entry)
+        elif entry.xattrs:
+            said[GIVEN] = given_names(entry.xattrs)
         silent = known & {"as", f"digest:{entry.working}"} if entry.action == "checked" else known
         known |= said.keys()
         digest = entry.digests.get(entry.working)  # None for a link

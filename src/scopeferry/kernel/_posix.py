@@ -34,7 +34,8 @@ _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 _CASEFOLD = 0x4000_0000  # FS_CASEFOLD_FL of FS_IOC_GETFLAGS
 _GETFLAGS = 0x8008_6601
-_NO_XATTR = {getattr(errno, "ENODATA", 0), getattr(errno, "ENOATTR", 0), errno.EPERM, errno.EACCES, *_UNSUPPORTED}
+_NO_SUCH_XATTR = {getattr(errno, "ENODATA", 0), getattr(errno, "ENOATTR", 0)}
+_NO_XATTR = {*_NO_SUCH_XATTR, errno.EPERM, errno.EACCES, *_UNSUPPORTED}
 
 #: What of ``--keep`` can be kept on this system at all.
 CAN_KEEP = frozenset({"times", "mode", "links", "hardlinks", "holes", "xattrs", "owner"})
@@ -354,6 +355,27 @@ def set_xattr(fd: int, name: str, value: bytes) -> None:
         os.setxattr(fd, name, value)
 
 
+def remove_xattr(fd: int, name: str) -> None:
+    """Remove one extended attribute; nothing happens if it is not there."""
+    try:
+        if _DARWIN:
+            _call("fremovexattr", fd, _darwin_name(name), 0)
+        else:
+            os.removexattr(fd, name)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_XATTR:
+            raise
+
+
+def holds_xattr(folder: Folder, name: str) -> bool:
+    """Does the file system of a folder know attributes of this namespace? Nothing is written to learn it."""
+    try:
+        _darwin_xattr(folder, name) if _DARWIN else os.getxattr(folder, name)
+    except OSError as error:
+        return error.errno not in {errno.EIO, *_UNSUPPORTED}  # EIO: rclone
+    return True
+
+
 def _darwin_name(name: str) -> bytes:
     """Attributes have no namespaces there; here they stand in ``user.``: one thing has one name on both systems."""
     if not name.startswith("user."):
@@ -611,9 +633,13 @@ def _mount_darwin(path: str) -> tuple[str, str, str]:
 
 
 def room(folder: Folder) -> tuple[int, int]:
-    """(free bytes, free inodes) for us on the file system of a folder; inodes are -1 where they are not counted."""
+    """(free bytes, free inodes) for us on the file system of a folder.
+
+    Where they are not counted (ramfs, some mounts) bytes are more than any file has, and inodes -1.
+    """
     facts = os.statvfs(folder)
-    return facts.f_bavail * facts.f_frsize, facts.f_favail if facts.f_files else -1
+    free = facts.f_bavail * facts.f_frsize if facts.f_blocks else sys.maxsize
+    return free, facts.f_favail if facts.f_files else -1
 
 
 def fits(fd: int, size: int) -> bool:

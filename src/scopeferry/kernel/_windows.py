@@ -694,6 +694,17 @@ def set_xattr(fd: int | Folder, name: str, value: bytes) -> None:
     raise OSError(errno.ENOTSUP, f"no attribute of {len(value)} bytes on this system", name, None, str(fd))
 
 
+def remove_xattr(fd: int | Folder, name: str) -> None:
+    """Remove one extended attribute: there are none on this system."""
+    del fd, name
+
+
+def holds_xattr(folder: Folder, name: str) -> bool:
+    """Does the file system know attributes of this namespace? None here."""
+    del folder, name
+    return False
+
+
 # -- flush, drop, look whether it is gone ------------------------------------------------------------------------------
 
 

@@ -23,6 +23,10 @@ TIME_STEPS_NS = {
     100: "100 ns", 1_000: "1 us", 1_000_000: "1 ms", 10_000_000: "10 ms", 1_000_000_000: "1 s", 2_000_000_000: "2 s",
 }  # fmt: skip
 
+#: Samba: `store dos attributes` of smb.conf(5), vfs_streams_xattr(8), vfs_acl_xattr(8); Netatalk's `ea` of afp.conf(5);
+#: macOS.
+SERVERS_OWN = ("user.DOSATTRIB", "user.DosStream.", "user.SAMBA_", "user.org.netatalk.", "user.com.apple.")
+
 _local = threading.local()
 
 
@@ -82,15 +86,7 @@ def apply_attributes(fd: int, wanted: Attributes) -> list[str]:
             system.set_owner(fd, *wanted.owner)
         except OSError:
             lost.append("owner")
-    if wanted.xattrs:
-        have = system.xattrs(fd)
-        for name, value in wanted.xattrs.items():
-            if have.get(name) == value:
-                continue
-            try:
-                system.set_xattr(fd, name, value)
-            except OSError:
-                lost.append("acl" if name.startswith("system.posix_acl") else "xattrs")
+    lost += _apply_xattrs(fd, wanted)
     mode = wanted.mode if wanted.mode is not None and wanted.mode != now.st_mode & 0o7777 else None
     mtime_ns = wanted.mtime_ns if wanted.mtime_ns != now.st_mtime_ns else None
     try:
@@ -98,6 +94,35 @@ def apply_attributes(fd: int, wanted: Attributes) -> list[str]:
     except OSError:
         lost.append("mode" if mode is not None else "times")
     return lost
+
+
+def _apply_xattrs(fd: int, wanted: Attributes) -> Iterator[str]:
+    if not (wanted.xattrs or wanted.dropped):
+        return
+    have = system.xattrs(fd)
+    failed = []
+    for name, value in wanted.xattrs.items():
+        if have.get(name) != value:
+            try:
+                system.set_xattr(fd, name, value)
+            except OSError:
+                failed.append(name)
+    for name in wanted.dropped & have.keys() - wanted.xattrs.keys():
+        try:
+            system.remove_xattr(fd, name)
+        except OSError:
+            failed.append(name)
+    yield from map(xattr_kind, failed)
+
+
+def xattr_kind(name: str) -> str:
+    """What of ``--keep`` an extended attribute belongs to."""
+    return "acl" if name.startswith("system.posix_acl") else "xattrs"
+
+
+def is_servers_own(name: str) -> bool:
+    """Is this an attribute in which a file server, or the system, keeps what it knows of a file?"""
+    return name.startswith(SERVERS_OWN)
 
 
 def apply_to_link(folder: Any, name: str, wanted: Attributes, disk: Disk | None = None) -> list[str]:

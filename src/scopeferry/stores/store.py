@@ -20,14 +20,15 @@ KEEP_DEFAULT = frozenset(config.KEEP_DEFAULT)
 class Attributes:
     """What is kept of a file beside its bytes; None (or empty): not kept.
 
-    ``mode`` holds the permission bits, ``owner`` is (user id, group id). Attributes that a copy has beyond ``xattrs``
-    stay: file servers keep their own there.
+    ``mode`` holds the permission bits, ``owner`` is (user id, group id). ``dropped`` names extended attributes that the
+    copy is not to have any more; others that it has beyond ``xattrs`` stay: file servers and people keep theirs there.
     """
 
     mode: int | None = None
     mtime_ns: int | None = None
     owner: tuple[int, int] | None = None
     xattrs: dict[str, bytes] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
 
     def under(self, kept: Attributes | None) -> Attributes:
         """These, but for what `kept` has."""
