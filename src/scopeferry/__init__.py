@@ -14,6 +14,10 @@ _PUBLIC = {
     "verify": "scopeferry.jobs.verify",
     "repair": "scopeferry.jobs.repair",
     "clean": "scopeferry.jobs.clean",
+    "live": "scopeferry.jobs.live",
+    "Live": "scopeferry.jobs.live",
+    "Target": "scopeferry.copying.target",
+    "inspect": "scopeferry.jobs.inspect",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604  (the keys are strings)

@@ -57,7 +57,8 @@ class TransferSettings:
 
     ``verify`` is ``full``, ``all``, ``none`` or ``sample:P%``; ``select`` holds ("include" or "exclude", glob) in the
     order given; ``limit`` is in bytes/s; patience is in seconds, None for the defaults (1 h for a side that is gone,
-    60 s for room). Raises UsageError (SF-105) for a value that is not understood.
+    60 s for room); ``finish`` holds rules of ``sources/finish.py``, for which ``wait_s`` seconds are waited. Raises
+    UsageError (SF-105) for a value that is not understood.
     """
 
     verify: str = "full"
@@ -75,11 +76,13 @@ class TransferSettings:
     journal: str | None = None
     records: str | None = None
     dry_run: bool = False
+    finish: tuple[str, ...] = ()
+    wait_s: float | None = None
 
     def __post_init__(self) -> None:
-        for key in ("verify", "workers", "executor", "on_conflict", "names", "limit", "patience_s"):
+        for key in ("verify", "workers", "executor", "on_conflict", "names", "limit", "patience_s", "finish", "wait_s"):
             value = getattr(self, key)
-            if value is not None:
+            if value not in {None, ()}:
                 name = key.removesuffix("_s").replace("_", "-")
                 _parsed(SECTIONS["transfer"][name], value, f"--{name}", "SF-105")
         _parsed(_kinds, tuple(self.keep), "--keep", "SF-105")
@@ -265,10 +268,13 @@ def _read_back(value: Any) -> str:
 
 def _rules(value: Any) -> tuple[str, ...]:
     """One rule, or a list of them: their grammar is that of ``sources/finish.py``."""
-    rules = tuple(map(text, value)) if isinstance(value, list | tuple) else (text(value),)
-    if not rules:
+    return tuple(map(text, value)) if isinstance(value, list | tuple) else (text(value),)
+
+
+def _some_rules(value: Any) -> tuple[str, ...]:
+    if value in ([], ()):
         raise UsageError("an empty list of rules", code="SF-105")
-    return rules
+    return _rules(value)
 
 
 def at_least_1(value: Any) -> int:
@@ -285,11 +291,11 @@ SECTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "verify": _proof, "digest": words, "workers": _workers, "executor": one_of(EXECUTORS),
         "on-conflict": one_of(CONFLICT), "include": words, "exclude": words, "keep": _kinds, "no-keep": _kinds,
         "strict": switch, "names": one_of(NAMES), "parents": switch, "limit": _rate, "patience": _seconds,
-        "journal": text, "records": text, "interval": _seconds,
+        "finish": _rules, "wait": time_s(), "journal": text, "records": text, "interval": _seconds,
     },
     "live": {
         "workers": _workers, "nprocs": at_least_1, "sleep-time": time_s(), "wait-for-source": switch,
-        "finish": _rules, "settle": time_s(), "expect": text, "writer": one_of(WRITERS), "writer-pid": at_least_1,
+        "finish": _some_rules, "settle": time_s(), "expect": text, "writer": one_of(WRITERS), "writer-pid": at_least_1,
         "watch": one_of(WATCH), "scan-interval": time_s(0.01, 3600), "limit": _rate, "gentle": one_of(GENTLE),
         "verify": _read_back, "on-conflict": one_of(CONFLICT[:2]), "stale": one_of(STALE), "patience": time_s(),
         "include": words, "exclude": words, "journal": text, "records": text, "interval": _seconds,
@@ -305,7 +311,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "journal": None, "records": None, "interval": 30.0,
     },
 }  # fmt: skip
-_FIELDS = {"on-conflict": "on_conflict", "patience": "patience_s"}
+_FIELDS = {"on-conflict": "on_conflict", "patience": "patience_s", "wait": "wait_s"}
 _ONE_OF_TWO = {"workers": "nprocs", "nprocs": "workers"}  # two ways to say one thing: the last said holds
 
 

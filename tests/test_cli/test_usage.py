@@ -67,6 +67,9 @@ def test_with_json_the_envelope_comes_too(ferry, tree):
     assert ferry("transfer", "--json").stdout.count("\n") == 1
 
 
+SHOWN = {("clean", "--finish"), ("live", "--finish"), ("transfer", "--finish"), ("transfer", "--wait")}
+
+
 def test_help_shows_what_is_there_and_an_example(ferry):
     overview = ferry("--help").stdout
     for command in COMMANDS:
@@ -77,7 +80,16 @@ def test_help_shows_what_is_there_and_an_example(ferry):
         text = ferry(command, "--help").stdout
         assert f"\nexample:\n  $ scopeferry {command}" in text
         for later in ("--finish", "--wait", "--report", "--slice", "--join", "--profile"):
-            assert f"{later} " not in text or (command, later) in {("clean", "--finish"), ("live", "--finish")}
+            assert f"{later} " not in text or (command, later) in SHOWN
+
+
+def test_a_rule_is_never_left_unheard(ferry, tree, tmp_path):
+    """Until `transfer` can wait for the end of a run, it does not say that it did."""
+    for words in (("--finish", "marker=done"), ("--wait", "5s")):
+        done = ferry("transfer", tree, "copy", *words)
+        assert done.returncode == 2
+        assert "not in this version" in done.stderr
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_name_that_looks_like_an_option(ferry, tree, tmp_path):

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "verify": ("verify", "verify DST [SRC]", "read a copy again, against its manifest or the source"),
     "repair": ("repair", "repair SRC DST", "send again exactly what verify finds wrong"),
     "clean": ("clean", "clean SRC --copy DST", "free the original, only after proof; a plan unless --yes"),
+    "inspect": ("inspect", "inspect PATH", "what is this, is it finished, how do we know; moves nothing"),
     "status": ("status", "status [RUN]", "what runs and ran; how to go on with what died"),
     "config": ("config", "config show [--origin]", "every setting, and where its value came from"),
     "demo": ("demo", "demo [--to DIR]", "a simulated run, accidents, and how they are found"),

@@ -25,6 +25,11 @@ VALUES = {
     "no-keep": ("LIST", "do not keep these: times,mode,links,hardlinks,holes,xattrs"),
     "names": ("HOW", "names the destination cannot hold: refuse (default), percent"),
     "patience": ("TIME", "how long to wait for a side that is gone (1h) or for room (60s)"),
+    "finish": (
+        "RULE",
+        "copy only if it is over: marker=GLOB, grid, writer, quiet=TIME, manifest=FILE, profile=NAME, now; else exit 6",
+    ),
+    "wait": ("TIME", "with --finish: how long to wait for that, before exit 6"),
     "journal": ("FILE", "the journal, on a local disk"),
     "records": ("DIR", "manifest, records and receipt; default DST.scopeferry"),
     "interval": ("TIME", "how often a line is printed where there is no terminal; default 30s"),

@@ -20,7 +20,7 @@ def parser() -> Parser:
     made.add_argument("SRC", help="its contents appear directly in DST")
     made.add_argument("DST", help="made if its parent exists")
     made.settings("verify", "digest", "workers", "executor", "limit", "on-conflict", "include", "exclude", "keep")
-    made.settings("no-keep", "strict", "names", "parents", "patience", "journal", "records")
+    made.settings("no-keep", "strict", "names", "parents", "patience", "finish", "wait", "journal", "records")
     made.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
     made.faces()
     return made

@@ -18,6 +18,7 @@ from scopeferry.config import EXPECT, nearest
 from scopeferry.copying.target import LiveSettings, Target
 from scopeferry.errors import UsageError
 from scopeferry.logs import printable
+from scopeferry.sources.finish import parse
 
 RECORDS = ".scopeferry"
 NEVER = {errno.ENAMETOOLONG, errno.ELOOP}  # waiting does not help
@@ -33,6 +34,7 @@ def check(targets: Sequence[Target], settings: LiveSettings | None = None) -> tu
         _check_source(target)
         _check_destination(target)
         _check_expect(target)
+        check_rules(target.finish)
     if settings is not None and len(targets) > 1:
         for what in ("journal", "records"):
             if getattr(settings, what) is not None:
@@ -119,6 +121,14 @@ def _check_expect(target: Target) -> None:
     near = nearest(target.expect, EXPECT)
     message = f"--expect: {printable(target.expect)} is none of {', '.join(EXPECT)}, and no file"
     raise UsageError(message, code="SF-105", hint=f"did you mean {near}?" if near else "name a file of chunk keys")
+
+
+def check_rules(texts: Sequence[str]) -> None:
+    """Raise UsageError (SF-105) for a finish rule that nobody can evaluate: it would be awaited for ever."""
+    for rule in parse(texts).others:
+        raise UsageError(
+            f"finish rule {rule}: no such profile in this version", code="SF-105", hint="name another rule"
+        )
 
 
 def _check_own(place: _Places) -> None:

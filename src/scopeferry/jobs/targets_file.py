@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from scopeferry.config import Setting, fold, nearest
 from scopeferry.copying.target import Target, option
 from scopeferry.errors import UsageError
+from scopeferry.jobs.targets import check_rules
 from scopeferry.logs import printable
 
 MAX_BYTES = 4_000_000
@@ -198,9 +199,18 @@ class _File:
             yield Setting(key.written.replace("_", "-"), self._value(key), place, layer)
 
     def _value(self, key: _Key) -> Any:
-        if key.written == "finish" and _is(key.value, "sequence"):
-            return [self._scalar(key, node) for node in key.value.value]
-        return self._scalar(key, key.value)
+        if key.written != "finish":
+            return self._scalar(key, key.value)
+        nodes = key.value.value if _is(key.value, "sequence") else [key.value]
+        return [self._rule(key, node) for node in nodes]
+
+    def _rule(self, key: _Key, node: Any) -> str:
+        rule = self._scalar(key, node)
+        try:
+            check_rules([rule])
+        except UsageError as error:
+            raise self.wrong(_line(node.start_mark), f"finish: {error}", error.hint) from error
+        return rule
 
     def _text(self, key: _Key) -> str:
         line, node = _line(key.node.start_mark), key.value

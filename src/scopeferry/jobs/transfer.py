@@ -21,7 +21,7 @@ from scopeferry.copying.ends import check_writable, existing, inside, make, reso
 from scopeferry.copying.left import LeftOut
 from scopeferry.copying.order import Order
 from scopeferry.copying.plan import Plan, Totals
-from scopeferry.errors import CODES, Failed, Interrupted, NoSpace, ScopeferryError, Temporary, UsageError
+from scopeferry.errors import CODES, Failed, Interrupted, ItemError, NoSpace, ScopeferryError, Temporary, UsageError
 from scopeferry.jobs import receipts
 from scopeferry.jobs.registered import ended, register
 from scopeferry.jobs.result import MAX_PROBLEMS, Result
@@ -50,6 +50,7 @@ SMALL_BYTES = 1 << 20
 AT_ONCE = 100_000  # rows whose manifests are written within a second
 PASSES = 4  # the first, and at most three more for what changed meanwhile
 MARGIN = 1.02
+NOT_FINISHED = 6  # the exit code of a source that is not finished
 
 
 def transfer(
@@ -83,8 +84,7 @@ class TransferJob:
 
     def __init__(self, src: str, dst: str, settings: TransferSettings, control: Control | None = None) -> None:
         self.settings = settings
-        if settings.finish or settings.wait_s is not None:
-            raise UsageError("--finish and --wait of transfer are not in this version", code="SF-105")
+        self.finished: dict[str, Any] | None = None
         self.digests = digests.check_names(settings.digest)
         if impossible := sorted(settings.keep - system.CAN_KEEP):
             message = f"--keep {impossible[0]} is not possible on this system"
@@ -153,6 +153,8 @@ class TransferJob:
 
             yield from Rehearsal(self).played()
             return
+        if self.settings.finish:
+            yield from self._look_whether_finished()
         os.makedirs(self.dst, exist_ok=True) if self.settings.parents else make(self.dst)
         self.lock = place.Lock(self.place.lock, self.result.run)
         self.lock.acquire()
@@ -179,6 +181,23 @@ class TransferJob:
                 yield event
         finally:
             self._end(self.journal, self.record)
+
+    def _look_whether_finished(self) -> Iterator[None]:
+        """Raise what says that the source is not finished, before the first byte."""
+        from scopeferry.copying.target import Target
+        from scopeferry.jobs.inspect import InspectJob
+
+        aim = Target(self.src, self.dst, finish=self.settings.finish)
+        look = InspectJob(self.src, aim, self.settings.select, self.control, wait_s=self.settings.wait_s or 0.0)
+        for _ in look.run():
+            yield None
+        found = look.result
+        said = "; ".join(f"{one['kind']}: {one['detail']}" for one in found.details["evidence"])
+        self.finished = {"state": found.state, "evidence": said, "by": user(), "weak": found.details["weak"]}
+        not_finished = [problem for problem in found.problems if CODES[problem.code][0] == NOT_FINISHED]
+        if not_finished:
+            first = not_finished[0]
+            raise ItemError(first.message, code=first.code, path=first.path, hint=first.hint)
 
     def _register(self) -> None:
         self.registration = register(self.result, self.place)
@@ -648,7 +667,7 @@ class TransferJob:
 
     def _finish(self) -> dict[str, Any]:
         """Why the source is taken for finished: naming it to `transfer` declares it."""
-        return {"state": "finished", "evidence": "declared: command", "by": user()}
+        return self.finished or {"state": "finished", "evidence": "declared: command", "by": user()}
 
     def _end_line(self) -> dict[str, Any]:
         result = self.result

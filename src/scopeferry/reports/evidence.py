@@ -32,7 +32,7 @@ AGREED = {
     "compared": "no differences in kind, size and time",
 }
 #: Exit codes that come from single items, where not all of 3, 4, 5 and 6 do.
-BY_ITEM: dict[str, set[int]] = {"clean": set(), "live": {3, 5}}
+BY_ITEM: dict[str, set[int]] = {"clean": set(), "inspect": set(), "live": {3, 5}}
 MOVED = ("copied", "replaced", "repaired")
 SETTLED = ("adopted", "checked")
 MINOR = {"SF-404", "SF-405"}  # differences that say nothing about content
@@ -152,6 +152,8 @@ def _named(problem: Mapping[str, str]) -> str:
 
 
 def _success(envelope: Mapping[str, Any]) -> str:
+    if envelope.get("command") == "inspect":
+        return str(envelope["state"])
     if envelope.get("state") in AGREED:
         return AGREED[envelope["state"]]
     if envelope.get("state") == "planned":

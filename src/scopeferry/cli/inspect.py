@@ -1,0 +1,54 @@
+"""`inspect PATH`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from scopeferry.cli.console import Console
+from scopeferry.cli.options import Parser, configured
+from scopeferry.logs import printable
+
+
+def parser() -> Parser:
+    """Its options."""
+    made = Parser(
+        "inspect",
+        "inspect PATH [options]",
+        "What is this, is it finished, and how do we know? The same verdict as that of live; nothing is copied.\n"
+        "Exit code 0: finished; 6: running, aborted or unknown; 2: not there.",
+        "scopeferry inspect /acq/embryo.zarr",
+    )
+    made.add_argument("PATH", help="a folder, or a Zarr store")
+    made.settings("finish", "settle", "expect", "writer", "writer-pid", "include", "exclude", section="live")
+    made.faces()
+    return made
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Look."""
+    settings = configured(args, "live")
+    from scopeferry.cli.face import watch
+    from scopeferry.jobs.inspect import InspectJob
+    from scopeferry.jobs.targets_file import target_of
+
+    aim = target_of(args.PATH, f"{args.PATH}.copy", args.given)
+    job = InspectJob(args.PATH, aim, settings.get("select"))
+    return watch(job, console, args, interval_s=settings.get("interval"), reads_only=True, before_end=_tell)
+
+
+def _tell(console: Console, result: Any) -> None:
+    """The verdict, why, and the arrays, as lines for people."""
+    details = result.details
+    kind = "Zarr" if details["zarr"] else "folder"
+    why = "; ".join(f"{one['kind']}: {one['detail']}" if one["detail"] else one["kind"] for one in details["evidence"])
+    console.data(f"{printable(result.source)}  {kind}  {result.state}" + (f" ({printable(why)})" if why else ""))
+    for array in details["arrays"]:
+        grid = "unknown" if array["grid"] is None else " x ".join(map(str, array["grid"])) or "1"
+        ranges = f" ({', '.join(array['missing_ranges'][:8])})" if array["missing_ranges"] else ""
+        console.data(
+            f"  array {printable(array['path']) or '.'}  grid {grid} {array['unit']}s  written {array['written']:,}  "
+            f"empty {array['empty']:,}  missing {array['missing']:,}{ranges}"
+        )
+    if details["awaited"]:
+        console.data(f"  to end: {printable('; '.join(details['awaited']))}")
