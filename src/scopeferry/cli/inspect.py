@@ -34,15 +34,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     aim = target_of(args.PATH, f"{args.PATH}.copy", args.given)
     job = InspectJob(args.PATH, aim, settings.get("select"))
-    return watch(job, console, args, interval_s=settings.get("interval"), reads_only=True, before_end=_tell)
+    return watch(job, console, args, interval_s=settings.get("interval"), reads_only=True, before_end=tell)
 
 
-def _tell(console: Console, result: Any) -> None:
+def tell(console: Console, result: Any) -> None:
     """The verdict, why, and the arrays, as lines for people."""
     details = result.details
+    if "evidence" not in details:
+        console.data(f"{printable(result.source)}  not there yet")
+        return
+    state = details["verdict"] if result.state == "planned" else result.state
     kind = "Zarr" if details["zarr"] else "folder"
     why = "; ".join(f"{one['kind']}: {one['detail']}" if one["detail"] else one["kind"] for one in details["evidence"])
-    console.data(f"{printable(result.source)}  {kind}  {result.state}" + (f" ({printable(why)})" if why else ""))
+    console.data(f"{printable(result.source)}  {kind}  {state}" + (f" ({printable(why)})" if why else ""))
     for array in details["arrays"]:
         grid = "unknown" if array["grid"] is None else " x ".join(map(str, array["grid"])) or "1"
         ranges = f" ({', '.join(array['missing_ranges'][:8])})" if array["missing_ranges"] else ""

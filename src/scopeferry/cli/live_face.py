@@ -29,6 +29,11 @@ def follow(job: Any, console: Console, args: argparse.Namespace, *, interval_s: 
     with face.shown(), stopping(job.control):
         for event in job:
             face.tell(event)
+        if job.settings.dry_run and not (face.as_json or face.events_out):
+            from scopeferry.cli.inspect import tell
+
+            for result in job.result.targets:
+                tell(console, result)
         return face.end(job.result)
 
 

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+from scopeferry.copying.listed import ListedFiles
 from scopeferry.copying.target import Target
 from scopeferry.errors import UsageError
 from scopeferry.jobs.result import Result
@@ -61,7 +62,10 @@ class InspectJob:
         with (
             tempfile.TemporaryDirectory(prefix="scopeferry-") as folder,
             Journal(os.path.join(folder, "seen.sqlite")) as seen,
-            Watched(source, self.ending, watch="scan", selection=self.selection, known=KnownByJournal(seen)) as watched,
+            ListedFiles(source, self.control) as listed,
+            Watched(
+                source, self.ending, watch="scan", selection=self.selection, known=KnownByJournal(seen), listed=listed
+            ) as watched,
         ):
             for item in watched.items():
                 self.control.check()

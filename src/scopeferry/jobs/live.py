@@ -103,6 +103,9 @@ class Live:
     def run(self) -> Iterator[Event | None]:
         """Do it."""
         began = time.monotonic()
+        if self.settings.dry_run:
+            yield from self._rehearse()
+            return
         be_gentle(self.settings.gentle)
         lines = [follow.line() for follow in self.follows]
         self.control.on_stop(self._stop)
@@ -119,6 +122,24 @@ class Live:
         self.result.truths = [follow.running.truth if follow.running else {} for follow in self.follows]
         self.result.sum_up()
         self.result.elapsed_s = time.monotonic() - began
+        yield Event("finished", self.result.run, self.result.destination, data={"exit_code": self.result.exit_code})
+
+    def _rehearse(self) -> Iterator[Event | None]:
+        """What is there and what would be awaited; nothing is written."""
+        from scopeferry.jobs.inspect import InspectJob
+
+        for follow in self.follows:
+            result = follow.result
+            result.state = "planned"
+            if os.path.lexists(follow.aim.source):
+                look = InspectJob(follow.aim.source, follow.aim, self.settings.select, self.control)
+                for _ in look.run():
+                    yield None
+                result.items, result.bytes = look.result.items, look.result.bytes
+                result.details.update(look.result.details, name=follow.aim.name, verdict=look.result.state)
+        self.result.targets = [follow.result for follow in self.follows]
+        self.result.sum_up()
+        self.result.details["plan"] = {"open": self.result.items, "bytes": self.result.bytes}
         yield Event("finished", self.result.run, self.result.destination, data={"exit_code": self.result.exit_code})
 
     def _stop(self) -> None:

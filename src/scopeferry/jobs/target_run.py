@@ -23,6 +23,7 @@ from scopeferry.copying import record
 from scopeferry.copying.aside import AsideItem
 from scopeferry.copying.copy import Copied, CopyItem, CopyLedger, copy_tasks, link_tasks, orphan_tasks
 from scopeferry.copying.finish import refresh_links
+from scopeferry.copying.listed import ListedFiles
 from scopeferry.copying.order import Order
 from scopeferry.copying.target import LiveSettings, Target
 from scopeferry.errors import Failed, ScopeferryError, UsageError
@@ -228,6 +229,7 @@ class TargetRun(TransferJob):
         self.ledger = CopyLedger(journal, rec, order, self.result.run, had_losses=bool(journal.losses()))
         aim = self.aim
         ending = Ending(aim.finish, aim.settle_s, aim.settle_given, aim.expect, aim.writer, aim.writer_pid)
+        listed = ListedFiles(order.source, self.control)
         self.growing = Watched(
             order.source,
             ending,
@@ -235,13 +237,14 @@ class TargetRun(TransferJob):
             scan_interval_s=aim.scan_interval_s,
             selection=self.selection,
             known=KnownByJournal(journal),
+            listed=listed,
         )
         self.had = journal.totals().get(states.DONE, (0, 0))[0]
         self.growing.begun = bool(journal.totals())
         for key, raw in journal.facts(EMPTY):
             self.growing.zarr.restore(key.removeprefix(EMPTY), raw)
         try:
-            with self.growing:
+            with listed, self.growing:
                 while True:
                     yield from self._grow(journal, order)
                     if (yield from self._close_in(journal, order)):

@@ -58,6 +58,8 @@ def last_line(envelope: Mapping[str, Any]) -> str:
 def _ended(envelope: Mapping[str, Any]) -> str:
     """Why `live` takes it for over: ``finished on marker: complete``, or how many of its targets ended how."""
     targets: list[Any] = envelope.get("targets") or []
+    if envelope.get("state") == "planned":
+        return ""
     if len(targets) == 1 and targets[0].get("evidence"):
         strongest = targets[0]["evidence"][0]
         detail = f": {printable(strongest['detail'])}" if strongest.get("detail") else ""

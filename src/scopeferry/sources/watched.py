@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -59,9 +59,13 @@ class Ending:
     writer_pid: int | None = None
 
 
+def _not_there(file: str) -> Listed:
+    return Listed(file, there=False)
+
+
 class Watched:
     """Iterate over `items` as over those of a ``GrowingTree``, whose `settled` and `again` it passes on; ask `decide`
-    now and then. Close it when done.
+    now and then. ``listed`` reads the lists of ``manifest=FILE`` rules. Close it when done.
     """
 
     def __init__(
@@ -73,8 +77,9 @@ class Watched:
         scan_interval_s: float = 0.5,
         selection: Selection | None = None,
         known: Known | None = None,
+        listed: Callable[[str], Listed] = _not_there,
     ) -> None:
-        self.source, self.ending = source, ending
+        self.source, self.ending, self._listed = source, ending, listed
         self.rules: Rules = parse(ending.finish)
         self.zarr = ZarrTree()
         self.ready = Readiness(
@@ -322,13 +327,6 @@ class Watched:
             self._absent = sum(not self.zarr.is_there(key) for key in self._expected)
             self._list_at = began + 50 * (time.monotonic() - began)
         return len(self._expected), self._absent
-
-    def _listed(self, file: str) -> Listed:
-        """What is absent of the files that a list names: tagged or plain sums, or just paths, one a line."""
-        names = _read_list(os.path.join(self.source.root, os.path.expanduser(file)))
-        if names is None:
-            return Listed(file, there=False)
-        return Listed(file, total=len(names), absent=[name for name in names if not self._exists(name)][:CUT])
 
     # -- looking at files ----------------------------------------------------------------------------------------------
 
