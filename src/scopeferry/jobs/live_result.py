@@ -47,6 +47,9 @@ class LiveResult(Result):
         self.problems = [problem for target in self.targets for problem in target.problems]
         self.lost = _added(target.lost for target in self.targets)
         self.read_back = _added(target.read_back for target in self.targets)
+        for name in ("links", "unproved"):
+            self.details[name] = sum(target.details.get(name, 0) for target in self.targets)
+        self.details["digests"] = next((target.details.get("digests") for target in self.targets), None) or []
         if len(self.targets) == 1:
             one = self.targets[0]
             for name in ("source", "destination", "state", "tree_digest", "manifest", "record", "receipt"):

@@ -38,7 +38,7 @@ from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable, user
 from scopeferry.reports.following import Standing
 from scopeferry.reports.units import size
-from scopeferry.sources.finish import ABORTED, UNKNOWN, Decision, to_end
+from scopeferry.sources.finish import ABORTED, FINISHED, UNKNOWN, Decision, to_end
 from scopeferry.sources.growing import CHUNK, METADATA, Found
 from scopeferry.sources.known import KnownByJournal
 from scopeferry.sources.watched import Ending, Watched
@@ -313,8 +313,13 @@ class TargetRun(TransferJob):
     def _met(self, found: Found) -> None:
         if not found.fresh:
             self.backlog.add(found.path)
-        elif found.rank == CHUNK and self.writer is not None:
+        elif found.rank == CHUNK and self.writer is not None and not self._is_said_finished():
             self.writer.wrote(found.mtime_ns, found.size)
+
+    def _is_said_finished(self) -> bool:
+        """Does something say that nobody writes any more? Then nobody is to be spared."""
+        evidence = self.decision.evidence if self.decision is not None else ()
+        return any(one.verdict == FINISHED and one.kind in {"declared", "marker", "handle"} for one in evidence)
 
     def _keep_evidence(self, journal: Journal) -> None:
         """What is known of empty chunks cannot be listed again: it is kept for the next run."""
@@ -355,6 +360,8 @@ class TargetRun(TransferJob):
         if self.declared:
             self.growing.declared_by = self.declared
         self.decision = self.growing.decide()
+        if self.writer is not None and self._is_said_finished():
+            self.writer.finished()
         self._decide_at = time.monotonic() + max(LOOK_S, LOOK_SHARE * (time.monotonic() - now))
         return self.decision.ends
 
