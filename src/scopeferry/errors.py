@@ -123,7 +123,7 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-902": (0, "healed: what was found is in set_aside", ""),
     "SF-903": (0, "gone at the source, kept at the destination", ""),
     "SF-904": (0, "metadata could not be kept", ""),
-    "SF-905": (0, "a .scopeferry folder of an earlier copy is not copied", ""),
+    "SF-905": (0, "what an earlier copy left in the source is not copied", ""),
     "SF-906": (0, "records lie elsewhere", ""),
     "SF-907": (0, "journal was damaged or lost: rebuilt from the records", ""),
     "SF-908": (0, "stored under another name", ""),

@@ -745,3 +745,15 @@ def test_what_is_kept_beside_is_no_extra(ferry):
     (ferry.dst / "a").write_bytes(b"theirs, longer")
     ferry.run(0, on_conflict="keep-both")
     assert ferry.run(0, on_conflict="keep-both").extras == 0
+
+
+def test_what_is_no_item_is_said_and_not_counted(ferry, codes):
+    (ferry.src / "a").write_bytes(b"a")
+    os.mkfifo(ferry.src / "fifo")
+    (ferry.src / ".sf-0123456789abcdef-01234567.part").write_bytes(b"left by a copy into the source")
+    for _ in range(2):
+        result = ferry.run(0)
+        assert (result.items, result.copied + result.skipped) == (1, 1)
+        assert result.details["bytes_total"] == 1
+        assert codes(result) == {"SF-901": ["fifo"], "SF-905": [".sf-0123456789abcdef-01234567.part"]}
+    assert os.listdir(ferry.dst) == ["a"]

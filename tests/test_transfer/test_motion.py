@@ -5,6 +5,7 @@ Never torn under a final name, never exit code 0 with a mixture.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import threading
@@ -308,3 +309,19 @@ def test_a_folder_that_becomes_a_link_is_not_followed(ferry, tmp_path, codes):
         result = ferry.run(workers=1)
     assert result.exit_code in {3, 5}
     assert b"secret" not in [path.read_bytes() for path in ferry.dst.rglob("*") if path.is_file()]
+
+
+def test_what_stops_a_run_is_not_taken_for_a_source_in_motion(ferry, codes, quick):
+    """The destination becomes read-only when some files are there: the others are open, and nobody writes them."""
+    for name in "abcd":
+        (ferry.src / name).write_bytes(random_bytes(3, 5000))
+
+    def read_only(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with Steps() as steps:
+        steps.before("create_part", read_only, nth=3, times=0)
+        result = ferry.run(1, workers=1)
+    assert list(codes(result)) == ["SF-301"]
+    assert ferry.run(0).adopted + result.copied == 2
+    ferry.same()

@@ -162,7 +162,7 @@ class Plan:
             return
         except OSError as error:
             listing.close()
-            if not self.store.answers():
+            if not self.stands():
                 raise
             message = f"{error.strerror} at the destination: {printable(path)}"
             yield _failed(path, self.store.translated(error, path).code, message, "folder")
@@ -174,6 +174,10 @@ class Plan:
             yield from self._merge(path, folder, facts, listing, twin, stack, scratch)
         else:
             yield from self._rest(path, folder, facts, listing, twin, stack, scratch, quiet)
+
+    def stands(self) -> bool:
+        """Is the destination there? (A rehearsal makes nothing there to learn it.)"""
+        return self.store.present() if self.read_only else self.store.answers()
 
     def _other_spelling(self, there: Folders, stored: str) -> str:
         """The name that stands in the way of a folder, where the mount would not find it; empty if there is none."""
@@ -601,7 +605,7 @@ class FolderMerge:
                             continue
             if S_ISDIR(mode):
                 self._enter(name, selection)
-            elif selection is None or selection.takes(self.head + name):
+            elif (selection is None or selection.takes(self.head + name)) and self._is_item(name, mode):
                 count += 1
                 total += size
                 source = fingerprint(facts.st_ino, facts.st_ctime_ns) if source_steady else NOTHING
@@ -622,21 +626,28 @@ class FolderMerge:
         elif selection is None or selection.enters(self.head + name):
             self.folders.append(name)
 
+    def _is_item(self, name: str, mode: int) -> bool:
+        """Is it copied at all? What is not is said: what is no file, folder or link, and what a copy into SRC left."""
+        path = self.head + name
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            self.events.append(_note(path, "SF-901", f"skipped, {_kind(mode)}: {printable(path)}", kind="other"))
+            return False
+        if publish.part_hash(name) is not None:
+            message = f"a temporary name of ours is not copied: {printable(path)}"
+            self.events.append(_note(path, "SF-905", message, kind="file"))
+            return False
+        return True
+
     def _judge(  # noqa: C901  (what may be wrong with one entry, in the order in which it is found)
         self, name: str, raw: bytes, facts: os.stat_result, source: int, row: Any, scratch: Any
     ) -> None:
         plan, path = self.plan, self.head + name
         mode = facts.st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            self.events.append(_note(path, "SF-901", f"skipped, {_kind(mode)}: {printable(path)}", kind="other"))
-            return
         if stat.S_ISLNK(mode) and ("links" not in plan.source.keep or "links" in plan.store.lacks):
             self.events.append(
                 _note(path, "SF-904", f"links are not kept: {printable(path)}", lost="links", kind="link")
             )
             return
-        if publish.part_hash(name) is not None:
-            return  # a temporary name of ours, left at the source by a copy into it
         old = None if row is None else Row._make(row)
         given_up = plan.again and old is not None and old.state in {states.FAILED, states.CONFLICT}
         if given_up and old[3:6] == (facts.st_size, facts.st_mtime_ns, source):  # type: ignore[index]
@@ -714,7 +725,7 @@ class FolderMerge:
                 path = self.head + name
                 message = f"the destination cannot hold this name: {printable(path)}: {error.strerror}"
                 raise ItemError(message, code="SF-207", path=path) from error
-            if not isinstance(error, FileNotFoundError) and not self.plan.store.answers():
+            if not isinstance(error, FileNotFoundError) and not self.plan.stands():
                 raise
             return None
         return found if self.twin is not None else None
