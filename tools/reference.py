@@ -31,7 +31,7 @@ from scopeferry.config import (
     variables,
 )
 from scopeferry.errors import CODES
-from scopeferry.kernel.digest import ALGORITHMS
+from scopeferry.kernel.digest import ALGORITHMS, check_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,7 +118,6 @@ VALUES_OF = {
         "nprocs": "1 and more",
         "sleep-time": "a time",
         "wait-for-source": "`true`, `false`, and their like",
-        "finish": "rules",
         "settle": "a time",
         "expect": " ".join(f"`{name}`" for name in EXPECT) + ", a file",
         "writer": " ".join(f"`{name}`" for name in WRITERS),
@@ -144,6 +143,8 @@ VALUES = {
     "limit": "bytes a second: `50MB`, `1GiB`",
     "patience": "a time: `500ms 10s 5m 2h 30d`",
     "interval": "a time",
+    "finish": "rules",
+    "wait": "a time",
     "journal": "a file",
     "records": "a folder",
     "strict": "`true`, `false`",
@@ -199,6 +200,8 @@ exclude = ["*.tmp", "previews/"]
 
 def _default(section: str, key: str) -> str:
     value = Configured({}, {}, section).get("select" if key in {"include", "exclude"} else key)
+    if key == "digest":
+        value = value or check_names(())
     if key == "no-keep":
         return ""
     if value is None:

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 from scopeferry.errors import UsageError
 
-DIGESTS = ("xxh128",)
 KEEP = ("times", "mode", "links", "hardlinks", "holes", "xattrs", "owner", "acl", "streams")
 KEEP_DEFAULT = KEEP[:6]
 CONFLICT = ("refuse", "replace", "keep-both")
@@ -62,7 +61,7 @@ class TransferSettings:
     """
 
     verify: str = "full"
-    digest: tuple[str, ...] = DIGESTS
+    digest: tuple[str, ...] = ()  # the default of kernel/digest.py
     workers: int | None = None
     executor: str = "threads"
     on_conflict: str = "refuse"

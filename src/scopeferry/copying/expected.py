@@ -18,7 +18,7 @@ from scopeferry.copying import manifest, record
 from scopeferry.copying.record import FOLDER, path_json, split
 from scopeferry.errors import UsageError
 from scopeferry.kernel import journal as states
-from scopeferry.kernel.digest import ALGORITHMS
+from scopeferry.kernel.digest import ALGORITHMS, SEAL, new
 from scopeferry.kernel.journal import PAGE, Journal, Row
 from scopeferry.kernel.publish import Mark
 from scopeferry.kernel.task import Control
@@ -299,9 +299,7 @@ def of_manifest(path: str, algorithm: str | None = None) -> Expected:
 
 def _hash(path: str) -> tuple[str, int]:
     """(SHA-256, number of lines) of a manifest."""
-    import hashlib
-
-    hasher, count = hashlib.sha256(), 0
+    hasher, count = new(SEAL), 0
     try:
         with record.open_ours(path) as file:
             while block := file.read(1 << 20):
@@ -309,4 +307,4 @@ def _hash(path: str) -> tuple[str, int]:
                 count += block.count(b"\n")
     except OSError as error:
         raise UsageError(f"cannot read {printable(path)}: {error.strerror}", code="SF-111", path=path) from error
-    return hasher.hexdigest(), count
+    return str(hasher.hexdigest()), count

@@ -23,7 +23,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from scopeferry.errors import UsageError
-from scopeferry.kernel.digest import ALGORITHMS, BY_TAG
+from scopeferry.kernel import publish
+from scopeferry.kernel.digest import ALGORITHMS, BY_HEX_LENGTH, BY_TAG, SEAL, new
 from scopeferry.logs import printable
 
 MAX_LINE = 64 << 10
@@ -34,7 +35,6 @@ _PLAIN = re.compile(rb"(\\?)([0-9a-fA-F]{32,128}) [ *](.*)", re.DOTALL)
 _BAGIT = re.compile(rb"(\\?)([0-9a-fA-F]{32,128})[ \t]+(.*)", re.DOTALL)
 _BAGIT_NAME = re.compile(r"(tag)?manifest-[a-z0-9-]+\.txt", re.IGNORECASE)
 _BAGIT_ESCAPES = {b"%0a": b"\n", b"%0d": b"\r", b"%25": b"%"}
-_BY_HEX_LENGTH = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 
 
 def format_line(algorithm: str, path: bytes, digest: bytes) -> bytes:
@@ -65,7 +65,7 @@ def parse_line(line: bytes, algorithm: str | None = None, *, bagit: bool = False
     elif plain := (None if bagit else _PLAIN.fullmatch(line)) or _BAGIT.fullmatch(line):
         escape, hexed, path = plain.groups()
         path = _bagit_path(path) if bagit else path
-        name = algorithm or _BY_HEX_LENGTH.get(len(hexed))
+        name = algorithm or BY_HEX_LENGTH.get(len(hexed))
         if name is None:
             raise ValueError("no algorithm has so many digits")
     else:
@@ -156,15 +156,13 @@ def of_folder(folder: str) -> dict[str, str]:
 
 def _named_algorithm(path: str) -> str | None:
     """``manifest-sha256.txt`` (BagIt), ``SHA256SUMS``, ``x.md5``: the algorithm that a file's name says."""
-    name = os.path.basename(path).lower().replace("sha-", "sha").replace("b3sum", "blake3")
+    name = os.path.basename(path).lower().replace("sha-", "sha").replace("b3sum", BY_TAG["BLAKE3"])
     return next((algorithm for algorithm in ALGORITHMS if algorithm in name), None)
 
 
 def write(path: str, algorithm: str, entries: Iterable[tuple[bytes, bytes]]) -> tuple[str, int]:
     """Write a manifest of (path, digest) pairs that come sorted; (its SHA-256, its lines). Whole, flushed, renamed."""
-    import hashlib
-
-    hasher = hashlib.sha256()
+    hasher = new(SEAL)
     count = 0
     with Replacement(path) as file:
         block: list[bytes] = []
@@ -179,7 +177,7 @@ def write(path: str, algorithm: str, entries: Iterable[tuple[bytes, bytes]]) -> 
         data = b"".join(block)
         hasher.update(data)
         file.write(data)
-    return hasher.hexdigest(), count
+    return str(hasher.hexdigest()), count
 
 
 class Replacement:
@@ -215,7 +213,7 @@ class Replacement:
                 os.unlink(self.part)
         if not whole:
             return
-        os.replace(self.part, self.path)
+        publish.replace(self.part, self.path)
         if self.durable and os.name == "posix":
             folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY)
             try:

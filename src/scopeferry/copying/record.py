@@ -27,7 +27,7 @@ from scopeferry.copying import place, underway
 from scopeferry.copying.manifest import Replacement, check_path, guarded
 from scopeferry.errors import CODES, UsageError
 from scopeferry.kernel import journal as states
-from scopeferry.kernel.digest import ALGORITHMS
+from scopeferry.kernel.digest import ALGORITHMS, DEFAULT, SEAL, seal
 from scopeferry.kernel.journal import Journal, Row
 from scopeferry.logs import command_line, host, printable, user
 
@@ -71,10 +71,8 @@ def open_ours(path: str, mode: str = "rb") -> Any:
 
 def sha256_of(path: str) -> str:
     """SHA-256 of a file of ours."""
-    import hashlib
-
     with open_ours(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return seal(file)
 
 
 def path_json(path: str) -> str:
@@ -193,8 +191,11 @@ class Record:
         with suppress(OSError):
             self._close()
 
-    def leave(self) -> None:
-        """Close the file where it is, and write nothing to its folder: that is gone. The next run ends it."""
+    def leave(self, **facts: Any) -> None:
+        """As `end`, where its folder is gone: nothing is written there. The next run ends it, or sends it."""
+        if self._first and self._file is not None:
+            self.add(json.dumps({"end": True, **facts}))
+            self.flush()
         file, self._file, self._lines = self._file, None, []
         if file is not None:
             with suppress(OSError):
@@ -212,7 +213,7 @@ class Record:
         """Look at the generations before this one, which may lie on a mount that is gone later."""
         older = generations(self.folder)
         number = number_of(older[-1]) + 1 if older else 1
-        previous = {"name": os.path.basename(older[-1]), "sha256": sha256_of(older[-1])} if older else None
+        previous = {"name": os.path.basename(older[-1]), SEAL: sha256_of(older[-1])} if older else None
         self._head = {"format": FORMAT, "version": VERSION, "generation": number, "previous": previous, **self.header}
         self._first = underway.folder_for(self.folder)
 
@@ -407,7 +408,7 @@ def check_chain(folder: str) -> list[str]:
         name = os.path.basename(path)
         try:
             first = next((found for _, found in numbered(path)), None)
-            expected = {"name": os.path.basename(before), "sha256": sha256_of(before)} if before else None
+            expected = {"name": os.path.basename(before), SEAL: sha256_of(before)} if before else None
         except (UsageError, OSError) as error:
             problems.append(f"{name}: {error}")
         else:
@@ -469,7 +470,7 @@ def replay(folder: str, after: int = 0) -> Iterator[tuple[dict[str, Any], Standi
         if number_of(path) <= after:
             continue
         header: dict[str, Any] = {}
-        working, keep = "xxh128", frozenset(KEEP_DEFAULT)
+        working, keep = DEFAULT, frozenset(KEEP_DEFAULT)
         for number, entry in numbered(path):
             if entry.get("end") is True:
                 continue
@@ -489,7 +490,7 @@ def _working(header: dict[str, Any]) -> str:
     names = header.get("digests") or []
     if not isinstance(names, list):
         raise ValueError("digests is no list")
-    return next((name for name in names if isinstance(name, str) and name in ALGORITHMS), "xxh128")
+    return next((name for name in names if isinstance(name, str) and name in ALGORITHMS), DEFAULT)
 
 
 def _keeps(header: dict[str, Any]) -> frozenset[str]:

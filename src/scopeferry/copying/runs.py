@@ -11,9 +11,11 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from scopeferry.copying import place
+from scopeferry.kernel import publish
 from scopeferry.kernel.publish import system
 from scopeferry.logs import host
 
@@ -62,14 +64,16 @@ class Registration:
 
     def _publish(self) -> int:
         part = f"{self.path}.part"
-        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
+        with suppress(FileNotFoundError):
+            os.unlink(part)
+        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
         try:
             try:
                 system.lock(fd)
             except OSError:
                 self.facts["unlocked"] = True  # a reader then asks for the process instead
             system.write_at(fd, json.dumps(self.facts).encode(), 0)
-            os.replace(part, self.path)
+            publish.replace(part, self.path)
         except OSError:
             os.close(fd)
             raise

@@ -7,7 +7,6 @@ folder, on a local disk, and sent whole when it has ended; what a killed run lef
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from contextlib import suppress
@@ -15,6 +14,7 @@ from contextlib import suppress
 from scopeferry.copying import place
 from scopeferry.copying.manifest import Replacement
 from scopeferry.kernel import publish
+from scopeferry.kernel.digest import SEAL, seal
 
 
 def folder_for(records: str) -> str:
@@ -52,7 +52,7 @@ def _after_others(records: str, data: bytes) -> tuple[str, bytes]:
     last = max(map(int, stems))
     before = f"{last:04}.jsonl"
     with open(os.path.join(records, before), "rb") as file:
-        previous = {"name": before, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        previous = {"name": before, SEAL: seal(file)}
     head, _, rest = data.partition(b"\n")
     facts = {**json.loads(head), "generation": last + 1, "previous": previous}
     return os.path.join(records, f"{last + 1:04}.jsonl"), json.dumps(facts).encode() + b"\n" + rest

@@ -534,6 +534,11 @@ def rename(folder: Folder, old: str, new: str) -> None:
     os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
 
 
+def replace(old: str, new: str) -> None:
+    """As `rename`, by paths. Only ``publish.py`` may call it."""
+    os.replace(old, new)
+
+
 def rename_new(folder: Folder, old: str, new: str) -> None:
     """Rename onto a free name; FileExistsError if it is taken."""
     try:

@@ -771,6 +771,11 @@ def rename(folder: Folder, old: str, new: str) -> None:
         _call("MoveFileExW", source, target, _REPLACE_EXISTING | _WRITE_THROUGH, path=target)
 
 
+def replace(old: str, new: str) -> None:
+    """As `rename`, by paths. Only ``publish.py`` may call it."""
+    os.replace(old, new)
+
+
 def rename_new(folder: Folder, old: str, new: str) -> None:
     """Rename onto a free name; FileExistsError if it is taken."""
     target = _child(folder, new)

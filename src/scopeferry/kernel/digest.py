@@ -14,6 +14,7 @@ from scopeferry.config import nearest
 from scopeferry.errors import UsageError
 
 DEFAULT = "xxh128"
+SEAL = "sha256"  # what names a manifest or a record as a whole, and is the name of that in records
 
 #: name -> (module, factory, size in bytes, tag in manifests)
 ALGORITHMS: dict[str, tuple[str, str, int, str]] = {
@@ -25,6 +26,8 @@ ALGORITHMS: dict[str, tuple[str, str, int, str]] = {
     "md5": ("hashlib", "md5", 16, "MD5"),
 }
 BY_TAG = {tag: name for name, (_, _, _, tag) in ALGORITHMS.items()}
+#: What a line without a name most probably is, by its number of hex digits.
+BY_HEX_LENGTH = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 
 _factories: dict[str, Any] = {}
 
@@ -73,12 +76,27 @@ class Digests:
         return {name: one.digest() for name, one in zip(self.names, self._hashes, strict=True)}
 
 
+def seal(file: Any) -> str:
+    """The SHA-256 of all that an open file has yet to give, in hex."""
+    hasher = new(SEAL)
+    while block := file.read(1 << 20):
+        hasher.update(block)
+    return str(hasher.hexdigest())
+
+
+def short(path: bytes) -> str:
+    """16 hex digits of a path: what names on disk are made of, so it never changes."""
+    hasher = new("xxh128")
+    hasher.update(path)
+    return str(hasher.hexdigest())[:16]
+
+
 def in_sample(path: bytes, percent: float) -> bool:
     """Is this path in the sample of `percent` %? The same path is always in or always out.
 
     >>> sum(in_sample(b"%d" % n, 10) for n in range(10_000)) // 100
     10
     """
-    import hashlib
-
-    return int.from_bytes(hashlib.sha256(path).digest()[:8]) < percent / 100 * 2**64
+    hasher = new("sha256")
+    hasher.update(path)
+    return int.from_bytes(hasher.digest()[:8]) < percent / 100 * 2**64

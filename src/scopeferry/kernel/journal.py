@@ -19,6 +19,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 from scopeferry.errors import Failed, Temporary, UsageError
+from scopeferry.kernel import publish
+from scopeferry.kernel.digest import DEFAULT
 
 APPLICATION_ID = 0x5346_4A31  # "SFJ1"
 VERSION = 1
@@ -145,10 +147,10 @@ class Journal:
             if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
                 raise _translated(error, self.path) from error
             aside = f"{self.path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
-            os.replace(self.path, aside)
+            publish.replace(self.path, aside)
             for suffix in ("-wal", "-shm"):
                 with suppress(FileNotFoundError):
-                    os.replace(self.path + suffix, aside + suffix)
+                    publish.replace(self.path + suffix, aside + suffix)
             self.rebuilt = aside
             return self._open()
 
@@ -215,7 +217,7 @@ class Journal:
     def algorithms(self) -> dict[int, str]:
         """Recipe id -> its working digest."""
         found = self._db.execute("SELECT id, text FROM recipes")
-        return {number: json.loads(text).get("digests", ["xxh128"])[0] for number, text in found}
+        return {number: json.loads(text).get("digests", [DEFAULT])[0] for number, text in found}
 
     def note_run(self, run: str, data: dict[str, Any]) -> None:
         """How a run stands: for `status`."""

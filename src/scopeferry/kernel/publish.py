@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from scopeferry.errors import ItemError, Refused
-from scopeferry.kernel.digest import new
+from scopeferry.kernel.digest import short
 
 if sys.platform == "win32":
     from scopeferry.kernel import _windows
@@ -164,9 +164,7 @@ def part_name(path: bytes, attempt: str) -> str:
 
 def path_hash(path: bytes) -> str:
     """16 hex digits of the whole relative path."""
-    hasher = new("xxh128")
-    hasher.update(path)
-    return str(hasher.hexdigest())[:16]
+    return short(path)
 
 
 def part_hash(name: str) -> str | None:
@@ -293,6 +291,11 @@ class Folders:
             if not stat.S_ISDIR(entry.st_mode):
                 raise Refused(f"a file stands where a folder should be: {path}", code="SF-502", path=path) from error
             raise
+
+
+def replace(part: str, path: str) -> None:
+    """Give a file of ours outside any copy (manifest, receipt, journal) its name, over what stood there."""
+    system.replace(part, path)
 
 
 def publish(folder: Folder, part: str, name: str, expected: Mark | None, path: str) -> None:
