@@ -67,7 +67,7 @@ def test_with_json_the_envelope_comes_too(ferry, tree):
     assert ferry("transfer", "--json").stdout.count("\n") == 1
 
 
-SHOWN = {("clean", "--finish"), ("live", "--finish"), ("transfer", "--finish"), ("transfer", "--wait")}
+SHOWN = {(name, "--finish") for name in ("clean", "live", "inspect", "transfer")} | {("transfer", "--wait")}
 
 
 def test_help_shows_what_is_there_and_an_example(ferry):
@@ -84,12 +84,19 @@ def test_help_shows_what_is_there_and_an_example(ferry):
 
 
 def test_a_rule_is_never_left_unheard(ferry, tree, tmp_path):
-    """Until `transfer` can wait for the end of a run, it does not say that it did."""
-    for words in (("--finish", "marker=done"), ("--wait", "5s")):
+    for words, code, message in (
+        (("--finish", "markr=x"), 2, "no finish rule: 'markr=x'"),
+        (("--finish", "profile=x"), 2, "no such profile"),
+        (("--wait", "5s"), 2, "--wait waits for what --finish names"),
+        (("--finish", "marker=done"), 6, "to end: file 'done'"),
+        (("--finish", "marker=done", "--wait", "100ms"), 6, "to end: file 'done'"),
+        (("--finish", "marker=done", "--dry-run"), 6, "to end: file 'done'"),
+    ):
         done = ferry("transfer", tree, "copy", *words)
-        assert done.returncode == 2
-        assert "not in this version" in done.stderr
-    assert not (tmp_path / "copy").exists()
+        assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+        assert not list(tmp_path.glob("copy*"))
+    (tree / "done").touch()
+    assert ferry("transfer", tree, "copy", "--finish", "marker=done").returncode == 0
 
 
 def test_a_name_that_looks_like_an_option(ferry, tree, tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from scopeferry.cli.console import Console
-from scopeferry.cli.options import Parser, configured
+from scopeferry.cli.options import Parser
+from scopeferry.config import find, fold
 from scopeferry.logs import printable
 
 
@@ -27,12 +29,13 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Look."""
-    settings = configured(args, "live")
+    given = [*find("live", os.environ), *args.given]
+    settings = fold("live", given)
     from scopeferry.cli.face import watch
     from scopeferry.jobs.inspect import InspectJob
     from scopeferry.jobs.targets_file import target_of
 
-    aim = target_of(args.PATH, f"{args.PATH}.copy", args.given)
+    aim = target_of(args.PATH, f"{args.PATH}.copy", given)
     job = InspectJob(args.PATH, aim, settings.get("select"))
     return watch(job, console, args, interval_s=settings.get("interval"), reads_only=True, before_end=tell)
 

@@ -11,6 +11,7 @@ from scopeferry.copying.listed import ListedFiles
 from scopeferry.copying.target import Target
 from scopeferry.errors import UsageError
 from scopeferry.jobs.result import Result
+from scopeferry.jobs.targets import check_evidence
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
@@ -48,6 +49,7 @@ class InspectJob:
             raise UsageError(message, code="SF-112" if there else "SF-101", path=path)
         self.path = os.path.realpath(path)
         aim = aim or Target(self.path, f"{self.path}.copy")
+        check_evidence(aim)
         self.ending = Ending(aim.finish, aim.settle_s, aim.settle_given, aim.expect, aim.writer, aim.writer_pid)
         self.selection = Selection(select)
         self.control = control or Control()

@@ -33,8 +33,7 @@ def check(targets: Sequence[Target], settings: LiveSettings | None = None) -> tu
     for target in targets:
         _check_source(target)
         _check_destination(target)
-        _check_expect(target)
-        check_rules(target.finish)
+        check_evidence(target)
     if settings is not None and len(targets) > 1:
         for what in ("journal", "records"):
             if getattr(settings, what) is not None:
@@ -113,6 +112,12 @@ def _check_destination(target: Target) -> None:
     if os.path.lexists(path) and not os.path.isdir(path):
         message = f"the source is a folder, the destination is none: {printable(path)}"
         raise UsageError(message, code="SF-112", path=path)
+
+
+def check_evidence(target: Target) -> None:
+    """Raise UsageError (SF-105) if what shall say that it is over can say nothing."""
+    _check_expect(target)
+    check_rules(target.finish)
 
 
 def _check_expect(target: Target) -> None:

@@ -84,6 +84,9 @@ class TransferJob:
 
     def __init__(self, src: str, dst: str, settings: TransferSettings, control: Control | None = None) -> None:
         self.settings = settings
+        if settings.wait_s is not None and not settings.finish:
+            message = "--wait waits for what --finish names, and nothing is named"
+            raise UsageError(message, code="SF-105", hint="name a rule with --finish, or leave --wait out")
         self.finished: dict[str, Any] | None = None
         self.digests = digests.check_names(settings.digest)
         if impossible := sorted(settings.keep - system.CAN_KEEP):
@@ -148,13 +151,13 @@ class TransferJob:
         yield Event("finished", self.result.run, self.result.destination, data={"exit_code": self.result.exit_code})
 
     def _opened(self) -> Iterator[Event | None]:
+        if self.settings.finish:
+            yield from self._look_whether_finished()
         if self.settings.dry_run:
             from scopeferry.jobs.rehearsal import Rehearsal
 
             yield from Rehearsal(self).played()
             return
-        if self.settings.finish:
-            yield from self._look_whether_finished()
         os.makedirs(self.dst, exist_ok=True) if self.settings.parents else make(self.dst)
         self.lock = place.Lock(self.place.lock, self.result.run)
         self.lock.acquire()
