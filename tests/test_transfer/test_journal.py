@@ -18,6 +18,7 @@ import pytest
 import scopeferry
 from scopeferry.errors import UsageError
 from scopeferry.kernel import publish
+from scopeferry.logs import host
 from scopeferry.testing.steps import Steps
 from scopeferry.testing.trees import flip, random_bytes, random_tree, rewrite, snapshot
 
@@ -415,3 +416,85 @@ def test_a_record_with_an_escaping_path_is_refused_and_nothing_outside_is_touche
         done.run_any()
     assert raised.value.code == "SF-110"
     assert (tmp_path / "victim").read_bytes() == b"victim"
+
+
+def silent(path, facts=b"{}"):
+    """A lock that somebody left a while ago."""
+    path.write_bytes(facts)
+    os.utime(path, (time.time() - 5000,) * 2)
+
+
+def test_of_two_who_take_over_a_silent_lock_the_slower_one_does_not(tmp_path, monkeypatch):
+    """The slower one has seen that it is silent; before he goes on, the faster one takes it."""
+    from scopeferry.copying import heartbeat
+
+    path = tmp_path / "lock.held"
+    silent(path)
+    faster, slower = heartbeat.Heartbeat(str(path), "faster"), heartbeat.Heartbeat(str(path), "slower")
+    real, won = heartbeat._made, []
+
+    def made(at, facts):
+        found = real(at, facts)
+        if at == str(path) and not found and not won and b"slower" in facts:  # he finds it there: now the other runs
+            won.append(faster.take(json.dumps({"run": "faster", "pid": os.getpid(), "host": host()}).encode()))
+        return found
+
+    monkeypatch.setattr(heartbeat, "_made", made)
+    assert not slower.take(b'{"run": "slower"}')
+    assert won == [True]
+    assert heartbeat.holder(str(path))["run"] == "faster"
+    slower.release()
+    assert path.exists()
+    faster.release()
+    assert os.listdir(tmp_path) == []
+
+
+def test_many_processes_take_over_a_silent_lock_and_one_wins(tmp_path):
+    code = """
+import json, os, sys, time
+from scopeferry.copying.heartbeat import Heartbeat
+from scopeferry.logs import host
+path, run = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+won = 0
+for round in range(60):
+    at = f"{path}/{round}"
+    won_this = Heartbeat(at, run).take(json.dumps({"host": host(), "pid": os.getpid(), "run": run}).encode())
+    print(round if won_this else -1, flush=True)
+sys.stdin.readline()
+"""
+    for number in range(60):
+        silent(tmp_path / str(number))
+    takers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path, f"run{n}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for n in range(4)
+    ]
+    try:
+        for taker in takers:
+            assert taker.stdout.readline() == "ready\n"
+        for taker in takers:
+            taker.stdin.write("\n")
+            taker.stdin.flush()
+        won = [int(taker.stdout.readline()) for taker in takers for _ in range(60)]
+    finally:
+        for taker in takers:
+            taker.communicate("\n")
+    taken = sorted(number for number in won if number >= 0)
+    assert taken == sorted(set(taken)), "a lock was taken by two"
+    assert len(taken) > 50
+
+
+def test_who_died_while_he_took_a_lock_over_is_in_the_way_for_one_try(tmp_path):
+    from scopeferry.copying.heartbeat import Heartbeat
+
+    path, taking = tmp_path / "lock.held", tmp_path / "lock.held.taking"
+    silent(path)
+    silent(taking)
+    mine = Heartbeat(str(path), "mine")
+    assert not mine.take(b'{"run": "mine"}')
+    assert mine.take(b'{"run": "mine"}')
+    mine.release()
+    assert os.listdir(tmp_path) == []

@@ -15,9 +15,6 @@ from scopeferry.kernel import publish
 from scopeferry.kernel.publish import system
 from scopeferry.logs import host, printable
 
-HEARTBEAT_S = 30
-SILENCE_S = 600
-
 
 def state_folder() -> str:
     """The user's state folder, on a local disk: journals, runs, and records that cannot lie beside their data."""
@@ -172,24 +169,15 @@ class Lock:
 
     def holder(self) -> dict[str, Any]:
         """What the lock file says of the run that has it, or had it last."""
-        for path in (self._held_path, self.path):
-            try:
-                with open(path, "rb") as file:
-                    found = json.loads(file.read(4096))
-            except (OSError, ValueError):
-                continue
-            if isinstance(found, dict):
-                return found
-        return {}
+        from scopeferry.copying.heartbeat import holder
+
+        return holder(self._held_path) or holder(self.path)
 
     def release(self) -> None:
         """Give it back; twice is harmless, and so is a destination that is gone."""
         if self._beating is not None:
-            self._beating.set()
-            self._beating = None
-            if self.holder().get("run") == self.run:  # where another disk is mounted now, another run may have it
-                with suppress(OSError):
-                    os.unlink(self._held_path)
+            beating, self._beating = self._beating, None
+            beating.release()
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             with suppress(OSError):
@@ -212,41 +200,9 @@ class Lock:
         )
 
     def _acquire_by_heartbeat(self) -> None:
-        import threading
+        from scopeferry.copying.heartbeat import Heartbeat
 
-        held = self._held_path
-        try:
-            if time.time() - os.stat(held).st_mtime > SILENCE_S or _has_ended(self.holder()):
-                os.unlink(held)
-        except FileNotFoundError:
-            pass
-        try:
-            fd = os.open(held, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        except FileExistsError:
-            raise self._held(self.holder()) from None
-        try:
-            os.write(fd, self._facts())
-        finally:
-            os.close(fd)
-        self._beating = threading.Event()
-
-        def beat(stop: Any = self._beating) -> None:
-            while not stop.wait(HEARTBEAT_S):
-                with suppress(OSError):
-                    os.utime(held)
-
-        threading.Thread(target=beat, daemon=True, name="lock-heartbeat").start()
-
-
-def _has_ended(holder: dict[str, Any]) -> bool:
-    """Was this lock taken on this machine, by a process that is no more?"""
-    pid = holder.get("pid")
-    if holder.get("host") != host() or type(pid) is not int or pid <= 0 or sys.platform == "win32":
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+        beating = Heartbeat(self._held_path, self.run)
+        if not beating.take(self._facts()):
+            raise self._held(self.holder())
+        self._beating = beating
