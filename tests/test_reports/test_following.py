@@ -48,6 +48,13 @@ def test_it_has_ended():
     )
 
 
+def test_nothing_is_said_of_what_never_began():
+    assert line(Standing("a", "interrupted"), 300) == "a  interrupted"
+    assert line(Standing("a", "finished", read_back={"storage": 1}), 300) == (
+        "a  finished  verified 100 %, read back from storage"
+    )
+
+
 @pytest.mark.parametrize("proof", ["none", "sample:5%"])
 def test_verified_is_only_said_of_what_was_read_back(proof):
     for state in ("running", "finished"):

@@ -124,7 +124,8 @@ def _parts(standing: Standing) -> list[tuple[int, str]]:
 def _end_parts(standing: Standing) -> list[tuple[int, str]]:
     why = "; ".join(f"{kind}: {detail}" if detail else kind for kind, detail in standing.evidence)
     parts = [(0, standing.state + (f" ({printable(why)})" if why else ""))]
-    if standing.state not in {"planned", "refused"}:
+    nothing = not standing.acquired_bytes and standing.state in {"failed", "interrupted"}
+    if standing.state not in {"planned", "refused"} and not nothing:
         parts.append((1, _read_back(standing)))
     if standing.arrays:
         parts += [(2, f"missing {standing.missing:,}"), (3, f"empty {standing.empty:,}")]
