@@ -134,6 +134,8 @@ class TargetRun(TransferJob):
                 if not isinstance(answer, Failure) and self.growing is not None:
                     self.growing.settled(task.key)
                     self._note_lag(answer)
+                    if self.closing and isinstance(answer.payload, Copied):
+                        self.growing.walked_over(task.key, answer.payload.source.mtime_ns)
         except ScopeferryError as error:
             self.control.stop(error)
         except OSError as error:
@@ -333,6 +335,7 @@ class TargetRun(TransferJob):
 
     def _planned(self, journal: Journal, order: Order, ready: Sequence[Found]) -> Iterator[CopyItem]:
         """Open rows for what is about to be published, and the tasks for them."""
+        assert self.growing is not None
         folders: dict[bytes, list[tuple[str, Row]]] = {}
         for found in ready:
             head, slash, raw = os.fsencode(found.path).rpartition(b"/")
@@ -343,8 +346,15 @@ class TargetRun(TransferJob):
         tasks = []
         for prefix, rows in folders.items():
             known = journal.rows(prefix, (row.name for _, row in rows))
-            opened = [(path, _merged(row, known.get(row.name))) for path, row in rows]
-            journal.plan(prefix, (row for _, row in opened))
+            opened = []
+            for path, row in rows:
+                old = known.get(row.name)
+                if old is not None and _is_done(Row._make(old), row):  # metadata are told of in each run
+                    self.growing.settled(path)
+                else:
+                    opened.append((path, _merged(row, old)))
+            if opened:
+                journal.plan(prefix, (row for _, row in opened))
             tasks += [CopyItem(order, path, row) for path, row in opened]
         journal.commit()
         return iter(tasks)
@@ -354,6 +364,7 @@ class TargetRun(TransferJob):
         assert self.growing is not None
         now = time.monotonic()
         if walked_s is not None:
+            self.growing.catch_up()
             self.growing.walked(walked_s)
         elif now < self._decide_at:
             return False
@@ -505,6 +516,17 @@ def _busy(events: Iterator[Event | None]) -> Iterator[Event | None]:
         if time.monotonic() - looked >= TURN_S:
             yield None
             looked = time.monotonic()
+
+
+def _is_done(row: Row, wanted: Row) -> bool:
+    """Is this version there, made as it is wanted?"""
+    same = (row.size, row.mtime_ns, row.source, row.recipe) == (
+        wanted.size,
+        wanted.mtime_ns,
+        wanted.source,
+        wanted.recipe,
+    )
+    return row.state == states.DONE and same
 
 
 def _merged(new: Row, old: tuple[Any, ...] | None) -> Row:

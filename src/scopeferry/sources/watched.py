@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -31,7 +31,7 @@ from scopeferry.sources.finish import (
     parse,
     read_complete,
 )
-from scopeferry.sources.growing import CHUNK, MARKER, METADATA, Found, Gone, GrowingTree
+from scopeferry.sources.growing import CHUNK, MARKER, METADATA, Found, Gone, GrowingTree, Version
 from scopeferry.sources.known import Known, NothingKnown
 from scopeferry.sources.ready import METADATA as METADATA_NAMES
 from scopeferry.sources.ready import Process, Readiness
@@ -63,6 +63,31 @@ def _not_there(file: str) -> Listed:
     return Listed(file, there=False)
 
 
+class _ButMetadata:
+    """What is known, but metadata: those come out once more in each run, for they say what there should be."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self.told: set[str] = set()
+
+    def folder(self, folder: str) -> Mapping[str, Version]:
+        """See Known."""
+        return self._but(folder, self._known.folder(folder))
+
+    def names(self, folder: str, names: Collection[str]) -> Mapping[str, Version]:
+        """See Known."""
+        return self._but(folder, self._known.names(folder, names))
+
+    def count(self, folder: str) -> int:
+        """See Known."""
+        return self._known.count(folder)
+
+    def _but(self, folder: str, found: Mapping[str, Version]) -> Mapping[str, Version]:
+        head = f"{folder}/" if folder else ""
+        hidden = [name for name in METADATA_NAMES if name in found and head + name not in self.told]
+        return {name: found[name] for name in found if name not in hidden} if hidden else found
+
+
 class Watched:
     """Iterate over `items` as over those of a ``GrowingTree``, whose `settled` and `again` it passes on; ask `decide`
     now and then. ``listed`` reads the lists of ``manifest=FILE`` rules. Close it when done.
@@ -81,6 +106,8 @@ class Watched:
     ) -> None:
         self.source, self.ending, self._listed = source, ending, listed
         self.rules: Rules = parse(ending.finish)
+        self._known: Known = known or NothingKnown()
+        self._shown = _ButMetadata(self._known)
         self.zarr = ZarrTree()
         self.ready = Readiness(
             source.root,
@@ -95,7 +122,7 @@ class Watched:
             scan_interval_s=scan_interval_s,
             whole=self.ready,
             rank=self.rank,
-            known=known,
+            known=self._shown,
             temporary=self.ready.temporary,
             selection=selection,
         )
@@ -115,7 +142,6 @@ class Watched:
         self._probed: Collection[str] = ()
         self._probe_at = self._list_at = 0.0
         self._absent = 0
-        self._known: Known = known or NothingKnown()
         self._untold: set[str] = set()
         self._empty_at = 0.0
         self._relisted: deque[Iterator[None]] = deque()
@@ -154,16 +180,32 @@ class Watched:
         self.acquired += found.size - (found.before.size if found.before is not None else 0)
         if self.newest is None or found.mtime_ns >= self.newest.mtime_ns:
             self.newest = found
-        if found.rank == METADATA:
-            raw = self._read(found.path)
-            if raw is not None:
-                change = self.zarr.metadata(found.path, raw)
-                if change.array is not None and found.path.endswith(("zarr.json", ".zarray")):
-                    self._array_ns[change.array] = found.mtime_ns
-                if change.relist and change.array is not None:
-                    self._relisted.append(self._relist(change.array))
-        elif not self._present(found.path, again=found.before is not None):
+        self._shown.told.add(found.path)
+        if not self._tell(found.path, found.mtime_ns, again=found.before is not None):
             self._untold.add(found.path)
+
+    def _tell(self, path: str, mtime_ns: int | None, *, again: bool = False) -> bool:
+        """A file is there (and, `again`, in another version than before): tell what it means; False if nothing yet."""
+        if not _is_metadata(path):
+            return self._present(path, again=again)
+        raw = self._read(path)
+        if raw is not None:
+            change = self.zarr.metadata(path, raw)
+            if change.array is not None and mtime_ns is not None and path.endswith(("zarr.json", ".zarray")):
+                self._array_ns[change.array] = mtime_ns
+            if change.relist and change.array is not None:
+                self._relisted.append(self._relist(change.array))
+        return True
+
+    def walked_over(self, path: str, mtime_ns: int) -> None:
+        """A file came with a walk of somebody else's, and is copied."""
+        self._tell(path, mtime_ns)
+
+    def catch_up(self) -> None:
+        """Tell all that is to be told of again, now."""
+        while self._relisted:
+            for _ in self._relisted.popleft():
+                pass
 
     def settled(self, path: str) -> None:
         """See ``GrowingTree.settled``."""
