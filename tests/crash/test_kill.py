@@ -135,6 +135,25 @@ def test_killed_at_every_call_of_a_run_that_replaces(ship, call):
     assert nth > 1
 
 
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_a_group_that_is_replaced_stays_a_group(ship, nth):
+    """Killed when some of its names are replaced: equal size, so nothing but reading tells which."""
+    group = ["a", "one/also a", "z"]
+    os.link(ship.src / "a", ship.src / "z")
+    assert ship.run().returncode == 0
+    (ship.src / "a").write_bytes(random_bytes(7, (ship.src / "a").stat().st_size))
+    code = ship.inject("renameat2", "signal=KILL", nth)
+    result = json.loads(ship.run().stdout)
+    assert result["exit_code"] == 0
+    ship.check_whole()
+    assert len({(ship.dst / name).stat().st_ino for name in group}) == 1
+    assert result["bytes"] <= (ship.src / "a").stat().st_size
+    if code is None:
+        assert nth > 3
+    files = [path for path in ship.src.rglob("*") if path.is_symlink() or path.is_file()]
+    assert sum(result[key] for key in ("copied", "skipped", "adopted", "checked", "replaced")) == len(files)
+
+
 def test_a_large_file_goes_on_where_it_was_killed(ship):
     (ship.src / "large").write_bytes(random_bytes(99, 64 * MIB))
     have = ship.kill_when(lambda: ship.part_bytes() >= 24 * MIB, "--limit", "100MB") // MIB * MIB

@@ -235,13 +235,10 @@ def test_an_entry_that_cannot_be_looked_at_is_named(ten, codes):
             self.inner = inner
 
         def __enter__(self):
-            return (Entry(one) for one in self.inner)
+            return (Entry(one) for one in self.inner.__enter__())
 
         def __exit__(self, *_):
             self.inner.close()
-
-        def __iter__(self):
-            return (Entry(one) for one in self.inner)
 
         def close(self):
             self.inner.close()

@@ -757,3 +757,38 @@ def test_what_is_no_item_is_said_and_not_counted(ferry, codes):
         assert result.details["bytes_total"] == 1
         assert codes(result) == {"SF-901": ["fifo"], "SF-905": [".sf-0123456789abcdef-01234567.part"]}
     assert os.listdir(ferry.dst) == ["a"]
+
+
+def test_an_equal_copy_whose_names_are_files_of_their_own_becomes_a_group(ferry):
+    """`cp -r` knows no hard links: what it made is adopted, and is one inode as at the source; each counts once."""
+    group(ferry.src, "a", "b", "c")
+    (ferry.src / "alone").write_bytes(b"alone")
+    subprocess.run(["cp", "-r", "--preserve=timestamps", ferry.src, ferry.dst], check=True)
+    assert len({os.stat(ferry.dst / name).st_ino for name in "abc"}) == 3
+    result = ferry.run(0)
+    assert (result.adopted, result.copied, result.bytes) == (4, 0, 0)
+    ferry.same()
+    assert len({os.stat(ferry.dst / name).st_ino for name in "abc"}) == 1
+    again = ferry.run(0)
+    assert (again.skipped, again.copied, again.checked) == (4, 0, 0)
+
+
+def test_a_name_of_another_content_is_not_linked_over(ferry):
+    group(ferry.src, "a", "b", "c")
+    ferry.dst.mkdir()
+    for name in "ab":
+        (ferry.dst / name).write_bytes(b"one inode")
+    (ferry.dst / "c").write_bytes(b"ONE INODE")
+    assert ferry.run(5).adopted == 2
+    assert (ferry.dst / "c").read_bytes() == b"ONE INODE"
+    assert (ferry.dst / "a").samefile(ferry.dst / "b")
+
+
+def test_hard_links_of_a_symbolic_link_are_a_loss(ferry):
+    (ferry.src / "a").symlink_to("nowhere")
+    os.link(ferry.src / "a", ferry.src / "b", follow_symlinks=False)
+    (ferry.src / "c").symlink_to("nowhere")
+    for _ in range(2):
+        result = ferry.run(0)
+        assert result.lost == {"hardlinks": 1}
+    assert {os.readlink(ferry.dst / name) for name in "abc"} == {"nowhere"}

@@ -31,7 +31,7 @@ from scopeferry.sources.tree import Ahead, is_recent
 from scopeferry.stores.files import StoredFile, is_servers_own
 from scopeferry.stores.store import Attributes, Entry, Upload
 
-LOST = {"SF-202", "SF-204", "SF-205"}  # what is said of a file when the whole source is gone, too
+LOST = {"SF-202", "SF-204", "SF-205", "SF-322"}  # what is said of a file when the whole source is gone, too
 READ_WAITS_S = (0.1, 1.0, 5.0)  # between the tries at a file that a server does not give
 WROTE = {"SF-204", "SF-206", "SF-209", "SF-211", "SF-212"}  # failures after a temporary file was made in the folder
 
@@ -114,6 +114,7 @@ def _wait_for_source(tasks: Sequence[CopyItem], answers: list[Outcome | Failure]
         except ScopeferryError as reason:
             for i in lost:
                 answers[i] = Failure.of(tasks[i].key, reason)
+            return
 
 
 def _judged_now(task: CopyItem, control: Control) -> CopyItem | None:
@@ -486,6 +487,7 @@ class LinkItem:
     leader: str
     twin: int | None = None  # inode and size of what may be replaced: its change time moves with the leader's
     first: tuple[str, int, int] | None = None  # where the leader's copy stands, its size and mtime_ns; None: nowhere
+    counted: bool = False  # has this run counted it before, as a file of its own?
 
     @property
     def revision(self) -> str:
@@ -570,7 +572,8 @@ def link_tasks(journal: Journal, order: Order, control: Control) -> Iterator[Lin
         first = journal.row(leader)
         if first is None or not first.open:
             there = None if first is None or first.state != states.DONE else _stands(journal, order, leader, first)
-            yield LinkItem(order, os.fsdecode(folder + row.name), row, os.fsdecode(leader), twin, there)
+            counted = journal.detail(folder, row.name, "counted") is not None
+            yield LinkItem(order, os.fsdecode(folder + row.name), row, os.fsdecode(leader), twin, there, counted)
 
 
 def _stands(journal: Journal, order: Order, path: bytes, row: Row) -> tuple[str, int, int]:
@@ -662,6 +665,7 @@ class CopyLedger:
         digest, digests = answer.digests.get(order.store.digests[0]), answer.digests
         details: dict[str, Any] = {}
         if isinstance(task, LinkItem):
+            details["counted"] = None
             digest, digests = self._leader_digest(task)
         working = order.store.digests[0]
         if copied.action != "checked":  # a further digest does not outlive the bytes it was taken of
@@ -779,6 +783,8 @@ def _told(copied: Copied, read_back: str, task: CopyItem | LinkItem) -> dict[str
     told: dict[str, Any] = {"action": copied.action, "read_back": read_back}
     if isinstance(task, LinkItem):
         told["kind"] = "hardlink"
+        if task.counted:
+            told["again"] = True
     elif copied.target is not None:
         told["kind"] = "link"
     if copied.attempts > 1:

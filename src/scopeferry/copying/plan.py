@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from scopeferry.copying.settled import Settled
 
 NOTHING = fingerprint(0, 0)  # where inode and change time are no evidence
+_SYMLINKS = "link:"  # before the inode of a symbolic link, where hard links are noted
 CHUNK = 4096  # entries of a folder in memory at a time
 SHORT = 40  # bytes of a name that every file system holds
 MAYBE_BESIDE = {states.JUDGE, states.CONFLICT, states.CHECK, states.CHECK_STORED}  # a twin of equal size and time, too
@@ -105,6 +106,7 @@ class Plan:
                 yield from self._folder(path, here, there, stack, scratch, quiet)
             if self._has_links:
                 self._group_links(scratch)
+                yield from self._lost_links(scratch)
             if self._visited < self.journal.folder_count():
                 yield from self._vanished_folders(here)
         self.journal.commit()
@@ -465,13 +467,45 @@ class Plan:
                 apart = state == states.DONE and path != leader and self._is_apart(path, leader, first)
                 wanted = path != leader and (checks or apart or state in {states.COPY, states.REPLACE})
                 if wanted and (state == states.COPY or not self._is_beside(path)):
-                    self._link(path, state, leader, sends=not (checks or apart))
+                    counted = self.again and state == states.DONE
+                    self._link(path, state, leader, sends=not (checks or apart), counted=counted)
 
-    def _link(self, path: bytes, state: int, leader: bytes, *, sends: bool) -> None:
-        """Plan a hard link; `sends`: as an item of its own it would have been copied."""
+    def regroup(self) -> None:
+        """Once all files are there: names of one inode that stand as files of their own (they were there, or a run was
+        killed while it replaced them) become links.
+        """
+        if not self._has_links:
+            return
+        with Folders(self.store.root) as self.at:
+            for group in self.journal.scratch().link_groups():
+                rows = {path: self.journal.row(path) for path, state in group if state != states.DONE}
+                ours = [path for path, row in rows.items() if row is not None and row.state == states.DONE]
+                done = [path for path, state in group if state == states.DONE]
+                if not ours:
+                    continue
+                leader = (done or ours)[0]
+                first = self._inode_of(leader)
+                for path in ours:
+                    if path != leader and self._is_apart(path, leader, first) and not self._is_beside(path):
+                        self._link(path, states.DONE, leader, sends=False, counted=True)
+
+    def _lost_links(self, scratch: Any) -> Iterator[Event]:
+        """Symbolic links of one inode are copied as links of their own."""
+        for group in [] if self.again else scratch.link_groups(of=_SYMLINKS):
+            for path, state in group[1:]:
+                if state not in {states.CONFLICT, states.FAILED}:
+                    name = os.fsdecode(path)
+                    message = f"hard links of symbolic links are not kept: {printable(name)}"
+                    yield _note(name, "SF-904", message, lost="hardlinks", kind="hardlink")
+
+    def _link(self, path: bytes, state: int, leader: bytes, *, sends: bool, counted: bool = False) -> None:
+        """Plan a hard link; `sends`: as an item of its own it would have been copied; `counted`: it has been, by this
+        run.
+        """
         row, totals = self.journal.row(path), self.totals
         assert row is not None
-        details = {"leader": leader, "twin": None if state == states.COPY else self._twin_of(path, row)}
+        twin = None if state == states.COPY else self._twin_of(path, row)
+        details = {"leader": leader, "twin": twin, "counted": 1 if counted else None}
         stored_mtime_ns = row.noted_mtime_ns
         linked = row._replace(kind=states.HARDLINK, state=states.LINK, stored_mtime_ns=stored_mtime_ns)
         self.journal.settle([(path[: len(path) - len(row.name)], linked, details)])
@@ -678,15 +712,19 @@ class FolderMerge:
             self.events.append(
                 _failed(path, code, _CONFLICTS[code].format(printable(path)), "link" if stat.S_ISLNK(mode) else "file")
             )
-        if kind == states.SYMLINK or facts.st_nlink == 1 or "hardlinks" not in plan.source.keep:
+        if facts.st_nlink == 1 or "hardlinks" not in plan.source.keep:
             return
-        if "hardlinks" in plan.store.lacks:
-            if state == states.COPY:
+        inode = f"{facts.st_dev}:{facts.st_ino}"
+        if kind == states.SYMLINK:
+            plan._has_links = True  # noqa: SLF001
+            scratch.add_link(_SYMLINKS + inode, os.fsencode(path), state)
+        elif "hardlinks" in plan.store.lacks:
+            if state not in {states.CONFLICT, states.FAILED}:
                 message = f"hard links are not kept: {printable(path)}"
                 self.events.append(_note(path, "SF-904", message, lost="hardlinks", kind="hardlink"))
         else:
             plan._has_links = True  # noqa: SLF001
-            scratch.add_link(f"{facts.st_dev}:{facts.st_ino}", os.fsencode(path), state)
+            scratch.add_link(inode, os.fsencode(path), state)
 
     def _beside(
         self, facts: os.stat_result, source: int, row: Row, raw: bytes
@@ -755,6 +793,9 @@ class FolderMerge:
         same_source = row is not None and (row.size, row.mtime_ns) == (facts.st_size, facts.st_mtime_ns)
         if row is not None and (row.digest is not None or (row.kind, row.state) == (states.SYMLINK, states.DONE)):
             noted = row.noted_mtime_ns
+            if row.state == states.LINK and self._is_twin(there, row):
+                shorter = facts.st_size < there.st_size and not follows
+                return (states.CONFLICT, "SF-503") if shorter else (states.REPLACE, "")
             fits = there.st_mtime_ns == noted and (
                 row.stored == stored or (row.state == states.DONE and there.st_size == row.size)
             )
@@ -785,6 +826,15 @@ class FolderMerge:
             if not maybe:  # else it may be ours still: our own renames and links move change times
                 return states.CONFLICT, "SF-501"
         return states.JUDGE, ""
+
+    def _is_twin(self, there: os.stat_result, row: Row) -> bool:
+        """Is this our earlier version, that a killed run was to replace by a link? Its change time moved with its other
+        names.
+        """
+        plan = self.plan
+        inode = there.st_ino if plan.store.disk.steady else 0
+        twin = plan.journal.detail(os.fsencode(self.head), row.name, "twin")
+        return (twin, row.stored_mtime_ns) == (fingerprint(inode, 0, there.st_size), there.st_mtime_ns)
 
     def _settle(
         self,

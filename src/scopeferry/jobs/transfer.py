@@ -29,7 +29,7 @@ from scopeferry.kernel import digest as digests
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
-from scopeferry.kernel.journal import Journal
+from scopeferry.kernel.journal import Journal, noted_in
 from scopeferry.kernel.publish import Folders, system
 from scopeferry.kernel.task import Control
 from scopeferry.logs import new_run_id, printable, user
@@ -158,6 +158,7 @@ class TransferJob:
 
             yield from Rehearsal(self).played()
             return
+        self._check_mount()
         os.makedirs(self.dst, exist_ok=True) if self.settings.parents else make(self.dst)
         self.lock = place.Lock(self.place.lock, self.result.run)
         self.lock.acquire()
@@ -171,7 +172,7 @@ class TransferJob:
         self.journal = Journal(self.place.journal)
         self._rebuild(self.journal)
         order = self._order(self.journal)
-        self._check_mount(self.journal, order)
+        self._note_mount(self.journal, order)
         self.order = order = self._ask(order)
         journal = self.journal
         self.record = record.Record(self.place.records, self._header(), lambda number: journal.set(generation=number))
@@ -284,7 +285,7 @@ class TransferJob:
             )
             if ledger is None:
                 ledger = _ledger(journal, rec, order, self.result.run)
-            yield from self._run(journal, order, ledger, plan.totals)
+            yield from self._run(journal, order, ledger, plan)
             if self.control.stopped or ledger.stopped or not (ledger.changed or ledger.moving):
                 break
             ledger.moving = 0
@@ -341,15 +342,17 @@ class TransferJob:
                 wait([back], timeout=0.05)
             back.result()
 
-    def _run(self, journal: Journal, order: Order, ledger: CopyLedger, totals: Totals) -> Iterator[Event | None]:
+    def _run(self, journal: Journal, order: Order, ledger: CopyLedger, plan: Plan) -> Iterator[Event | None]:
         from scopeferry.copying.copy import copy_tasks, link_tasks, orphan_tasks
         from scopeferry.copying.finish import refresh_links
         from scopeferry.kernel.run import BATCH_ITEMS, Line, run
 
         workers = self.settings.workers or (16 if order.source.disk.network or order.store.disk.network else 4)
         items = publish.batch_items(workers, BATCH_ITEMS)
-        with self._executor(order, workers, totals) as executor:
+        with self._executor(order, workers, plan.totals) as executor:
             for tasks in (copy_tasks, orphan_tasks, link_tasks):
+                if tasks is link_tasks and not self.control.stopped:
+                    plan.regroup()
                 line = Line(tasks(journal, order, self.control), ledger)
                 yield from self._take(run([line], executor, slots=workers, control=self.control, batch_items=items))
         if not self.control.stopped:
@@ -389,6 +392,8 @@ class TransferJob:
 
     def _count_done(self, event: Event, data: dict[str, Any]) -> None:
         result, action = self.result, data["action"]
+        if "again" in data:  # a name that is a link now, and was counted as a file
+            return
         setattr(result, action, getattr(result, action) + 1)
         sent = action in {"copied", "replaced", "repaired"}
         if sent:
@@ -493,18 +498,21 @@ class TransferJob:
         if 0 <= inodes < files:
             raise NoSpace(f"{where} has {inodes:,} inodes free, {files:,} are needed", code="SF-312", path=where)
 
-    def _check_mount(self, journal: Journal, order: Order) -> None:
-        """A destination that has become a bare mount point is not begun anew."""
-        disk = order.store.disk
-        noted = journal.get("mount")
-        if noted and noted != disk.point and not record.generations(self.place.records) and not os.listdir(self.dst):
-            raise Temporary(
-                f"{self.dst} used to lie on what is mounted at {noted}, which is not there now",
-                code="SF-323",
-                path=self.dst,
-            )
-        if noted != disk.point:
-            journal.set(mount=disk.point, destination=os.fsencode(self.target))
+    def _check_mount(self) -> None:
+        """A destination that has become a bare mount point is not begun anew; nothing is made there."""
+        if not os.path.exists(self.place.journal) or record.generations(self.place.records):
+            return
+        if os.path.isdir(self.dst) and os.listdir(self.dst):
+            return
+        noted = noted_in(self.place.journal, "mount")
+        if noted and noted != publish.disk(existing(self.dst)).point:
+            message = f"{self.dst} used to lie on what is mounted at {noted}, which is not there now"
+            raise Temporary(message, code="SF-323", path=self.dst)
+
+    def _note_mount(self, journal: Journal, order: Order) -> None:
+        point = order.store.disk.point
+        if journal.get("mount") != point:
+            journal.set(mount=point, destination=os.fsencode(self.target))
 
     def _rebuild(self, journal: Journal) -> None:
         """A lost or damaged journal is made again from the records; what they claim is read before it is believed."""
@@ -595,10 +603,10 @@ class TransferJob:
             told = Interrupted("left before its end") if left else Failed(f"{type(error).__name__}: {error}")
             self._add(told)
         self._remember_losses(journal)
-        if self.order is not None and not self.order.store.present():  # what is there now is not ours to write to
+        if self.order is not None and not self.order.store.answers():  # what is there now is not ours to write to
             self._add(self.order.store.gone())
-            rec.leave()
             self.result.state = _state(self.result)
+            rec.leave(**self._end_line())
             return
         rec.give_up_room()
         try:

@@ -564,9 +564,14 @@ class Scratch:
         """Note one name of an inode that has several."""
         self._db.execute("INSERT OR REPLACE INTO links VALUES (?,?,?)", (inode, path, state))
 
-    def link_groups(self) -> Iterator[list[tuple[bytes, int]]]:
-        """The (path, state) of each inode that was found under at least two names, sorted by path."""
-        inodes = self._db.execute("SELECT inode FROM links GROUP BY inode HAVING COUNT(*) > 1").fetchall()
+    def link_groups(self, *, of: str = "") -> Iterator[list[tuple[bytes, int]]]:
+        """The (path, state) of each inode that was found under at least two names, sorted by path.
+
+        Of files, or of what was noted with `of` before its inode.
+        """
+        inodes = self._db.execute(
+            "SELECT inode FROM links WHERE inode GLOB ? GROUP BY inode HAVING COUNT(*) > 1", (f"{of}[0-9]*",)
+        ).fetchall()
         for (inode,) in inodes:
             yield self._db.execute("SELECT path, state FROM links WHERE inode=? ORDER BY path", (inode,)).fetchall()
 
@@ -634,6 +639,15 @@ def reading_only(path: str) -> sqlite3.Connection:
     # Without a -wal nobody writes, and then only an immutable database can be read where one may not write.
     more = "" if os.path.exists(f"{path}-wal") else "&immutable=1"
     return sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro{more}", uri=True, timeout=0.2)
+
+
+def noted_in(path: str, key: str) -> Any:
+    """What a journal that stands has noted under a key, without touching it; None if it cannot be read."""
+    try:
+        with Journal.reading(path) as journal:
+            return journal.get(key)
+    except (sqlite3.Error, ValueError):  # damaged, or none: it is looked at again when it is opened
+        return None
 
 
 def copy_journal(path: str, to: str) -> None:
