@@ -172,6 +172,13 @@ def test_several_at_once_are_all_said(made):
     assert {"SF-511", "SF-512", "SF-513", "SF-514", "SF-515", "SF-516", "SF-518"} <= set(told(result))
 
 
+def test_a_copy_that_live_made_is_one(made):
+    path = made.records() / "0001.jsonl"
+    path.write_text(path.read_text().replace('"job": "transfer"', '"job": "live"', 1))
+    assert '"job": "live"' in path.read_text()
+    assert clean(made.src, [made.dst], yes=True).exit_code == 0
+
+
 def test_a_copy_without_a_manifest_is_none(made):
     other = made.folder / "by hand"
     shutil.copytree(made.src, other)

@@ -174,12 +174,14 @@ def test_a_copy_that_vanishes_between_proof_and_unlink(made):
     assert left(made) == {"sub/c.tif", "sub/deep/d.tif", "sub/deep/e.tif"}
 
 
-def test_interrupted(made):
+@pytest.mark.parametrize(("code", "exit_code"), [("SF-130", 130), ("SF-325", 75)])
+def test_interrupted(made, code, exit_code):
     control = Control()
     with Steps() as steps:
-        steps.after("unlink", lambda *_: control.stop(Interrupted("stopped")), nth=2)
+        steps.after("unlink", lambda *_: control.stop(Interrupted("stopped", code=code)), nth=2)
         result = clean(made.src, [made.dst], yes=True, control=control)
-    assert (result.exit_code, result.state) == (130, "interrupted")
+    assert (result.exit_code, result.state) == (exit_code, "interrupted")
+    assert made.lines()[-1]["state"] == "interrupted"
     assert len(freed(made)) == 2
     assert clean(made.src, [made.dst], yes=True).exit_code == 0
     assert left(made) == set()

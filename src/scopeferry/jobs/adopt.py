@@ -71,6 +71,9 @@ class AdoptJob(TransferJob):
         store = order.store
         return replace(order, store=Untouched(**{field.name: getattr(store, field.name) for field in fields(store)}))
 
+    def _header(self) -> dict[str, Any]:
+        return {**super()._header(), "job": "adopt"}  # it is a copy, whatever the command's name
+
     def _check_room(self, plan: Plan) -> None:
         """Nothing is written, so everything fits."""
 

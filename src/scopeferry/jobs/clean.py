@@ -348,16 +348,19 @@ class CleanJob(Job):
 
     def _end_records(self, freeing: Freeing) -> None:
         result = self.result
-        ended = {"state": _state(result, planned="complete", refused="partial"), "exit_code": result.exit_code}
+        ended = {"state": self._state(planned="complete", refused="partial"), "exit_code": result.exit_code}
         more = {"bytes": freeing.freed_bytes, "counts": {"freed": freeing.freed}}
         for rec in self.records:
             with suppress(OSError):
                 rec.end(**ended, elapsed_s=round(time.monotonic() - self.started, 3), **more)
                 result.record = result.record or rec.path
 
+    def _state(self, *, planned: str, refused: str) -> str:
+        return "interrupted" if self.control.stopped else planned if self.result.ok else refused
+
     def _say(self) -> None:
         result = self.result
-        result.state = _state(result, planned="complete" if self.settings.yes else "planned", refused="refused")
+        result.state = self._state(planned="complete" if self.settings.yes else "planned", refused="refused")
         result.details.setdefault("conditions", [condition.as_dict() for condition in self.conditions])
         result.details["verdict"] = self._verdict()
 
@@ -371,10 +374,6 @@ class CleanJob(Job):
             return f"could be freed: {what}; add --yes to free them"
         failing = [condition.name for condition in self.conditions if not condition.ok]
         return f"nothing touched: {', '.join(dict.fromkeys(failing)) or 'see the problems'}"
-
-
-def _state(result: Result, *, planned: str, refused: str) -> str:
-    return "interrupted" if result.exit_code == 130 else planned if result.ok else refused
 
 
 __all__ = ["CleanJob", "CleanSettings", "Condition", "clean"]

@@ -35,6 +35,7 @@ from scopeferry.sources.tree import OURS, Selection, TreeSource
 
 SHOWN_EXTRAS = 1000
 CLOCK_STEP_NS = 2_000_000_000  # file times may be this far behind the clock
+COPIES = {"transfer", "live", "adopt"}  # jobs whose generations say how the source was finished, and what was taken
 AT_ONCE = 100_000  # rows whose manifests are written within a second
 
 
@@ -421,7 +422,7 @@ def named_manifests(headers: Sequence[tuple[dict[str, Any], dict[str, Any]]]) ->
 
 def last_copy(headers: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(first line, end line) of the last generation that copied something or declared the source finished."""
-    return next((one for one in reversed(headers) if one[0].get("job", "transfer") == "transfer"), ({}, {}))
+    return next((one for one in reversed(headers) if one[0].get("job", "transfer") in COPIES), ({}, {}))
 
 
 def write_manifests(records: str, expected: Expected) -> dict[str, str]:
