@@ -100,10 +100,11 @@ def _wait_for_source(tasks: Sequence[CopyItem], answers: list[Outcome | Failure]
     source = tasks[0].order.source
     pauses = list(READ_WAITS_S) if source.disk.network else []
     while lost := [i for i, answer in enumerate(answers) if isinstance(answer, Failure) and answer.code in LOST]:
+        codes = {getattr(answers[i], "code", "") for i in lost}
         try:
-            if not source.answers():
+            if "SF-322" in codes or not source.answers():
                 control.wait_for("source", source.answers, control.patience_gone_s, source.gone())
-            elif pauses and any(getattr(answers[i], "code", "") == "SF-204" for i in lost):
+            elif pauses and "SF-204" in codes:
                 control.sleep(pauses.pop(0))
             else:
                 return

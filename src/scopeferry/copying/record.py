@@ -29,6 +29,7 @@ from scopeferry.errors import CODES, UsageError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.digest import ALGORITHMS, DEFAULT, SEAL, seal
 from scopeferry.kernel.journal import Journal, Row
+from scopeferry.kernel.publish import system
 from scopeferry.logs import command_line, host, printable, user
 
 RESERVE, RESERVE_BYTES = "reserve", 1 << 20
@@ -107,8 +108,12 @@ class Record:
         self.path = ""
         self._head: dict[str, Any] = {}
         self._first = ""  # where it is written before it is sent to `path`, if not there
+        self._folder: Any = (
+            None  # its folder, opened before the first byte: another disk may have taken its place since
+        )
         self._file: Any = None
         self._lines: list[str] = []
+        self._holds = False
 
     @property
     def begun(self) -> bool:
@@ -155,9 +160,11 @@ class Record:
 
     def hold_room(self) -> None:
         """Take room until `close`, to be given up when the disk is full: what was published is still written down."""
+        self._holds = True  # a killed run may have left it
         self.give_up_room()
         if self._first:  # it is written on another disk
             return
+        self._holds = True
         with suppress(OSError, AttributeError):
             fd = os.open(os.path.join(self.folder, RESERVE), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             try:
@@ -167,6 +174,9 @@ class Record:
 
     def give_up_room(self) -> bool:
         """Free that room; False if there was none."""
+        if not self._holds:
+            return False
+        self._holds = False
         try:
             os.unlink(os.path.join(self.folder, RESERVE))
         except OSError:
@@ -196,13 +206,20 @@ class Record:
         if self._first and self._file is not None:
             self.add(json.dumps({"end": True, **facts}))
             self.flush()
-        file, self._file, self._lines = self._file, None, []
-        if file is not None:
-            with suppress(OSError):
+        file, self._file, self._lines, self._holds = self._file, None, [], False
+        with suppress(OSError):
+            self._close_folder()
+            if file is not None:
                 file.close()
+
+    def _close_folder(self) -> None:
+        if self._folder is not None:
+            folder, self._folder = self._folder, None
+            system.close_folder(folder)
 
     def _close(self) -> None:
         self.give_up_room()
+        self._close_folder()
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
@@ -210,22 +227,26 @@ class Record:
                 (self.path,) = underway.send(self.folder, [os.path.basename(self.path)])
 
     def prepare(self) -> None:
-        """Look at the generations before this one, which may lie on a mount that is gone later."""
+        """Look at the generations before this one, which may lie on a mount that is gone later. Twice is harmless."""
+        if self._head:
+            return
         older = generations(self.folder)
         number = number_of(older[-1]) + 1 if older else 1
         previous = {"name": os.path.basename(older[-1]), SEAL: sha256_of(older[-1])} if older else None
         self._head = {"format": FORMAT, "version": VERSION, "generation": number, "previous": previous, **self.header}
         self._first = underway.folder_for(self.folder)
+        self._folder = system.open_root(self.folder) if not self._first else None
 
     def _begin(self) -> None:
-        if not self._head:
-            self.prepare()
+        self.prepare()
         number = self._head["generation"]
         name = f"{number:04}.jsonl"
         self.path = os.path.join(self.folder, name)
         if self._first:
             place.make_private(self._first)
-        self._file = open(os.path.join(self._first or self.folder, name), "xb", buffering=0)  # noqa: SIM115
+            self._file = open(os.path.join(self._first, name), "xb", buffering=0)  # noqa: SIM115
+        else:
+            self._file = os.fdopen(system.create_shared(self._folder, name), "wb", buffering=0)
         self._lines.insert(0, json.dumps(self._head))
         if self.on_begin is not None:
             self.on_begin(number)

@@ -35,15 +35,25 @@ def send(records: str, names: list[str]) -> list[str]:
         with open(path, "rb") as file:
             data = file.read()
         target = os.path.join(records, name)
-        if os.path.exists(target):
-            target, data = _after_others(records, data)
-        with Replacement(target) as file:
-            file.write(data)
+        if not _is_there(target, data):
+            if os.path.exists(target):
+                target, data = _after_others(records, data)
+            with Replacement(target) as file:
+                file.write(data)
         os.unlink(path)
         sent.append(target)
     with suppress(OSError):
         os.rmdir(first)
     return sent
+
+
+def _is_there(target: str, data: bytes) -> bool:
+    """Was it sent, by a run that was killed right then?"""
+    try:
+        with open(target, "rb") as file:
+            return file.read() == data
+    except FileNotFoundError:
+        return False
 
 
 def _after_others(records: str, data: bytes) -> tuple[str, bytes]:

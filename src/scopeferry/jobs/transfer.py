@@ -603,8 +603,7 @@ class TransferJob:
             told = Interrupted("left before its end") if left else Failed(f"{type(error).__name__}: {error}")
             self._add(told)
         self._remember_losses(journal)
-        if self.order is not None and not self.order.store.answers():  # what is there now is not ours to write to
-            self._add(self.order.store.gone())
+        if self._is_destination_gone():  # what is there now is not ours to write to
             self.result.state = _state(self.result)
             rec.leave(**self._end_line())
             return
@@ -634,6 +633,16 @@ class TransferJob:
         except OSError as problem:
             self._add(self._system_error(problem))
         self.result.receipt = receipts.path_in(self.place.records, there=True)
+
+    def _is_destination_gone(self) -> bool:
+        """Is it, as the run has found already, or as it is found now?"""
+        if self.order is None:
+            return False
+        if not self.result.codes & {"SF-303", "SF-323"}:
+            if self.order.store.answers():
+                return False
+            self._add(self.order.store.gone())
+        return True
 
     def _is_told(self) -> bool:
         """Does a generation say that the copy is complete, and a receipt?"""

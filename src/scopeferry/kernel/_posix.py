@@ -41,6 +41,8 @@ _NO_XATTR = {*_NO_SUCH_XATTR, errno.EPERM, errno.EACCES, *_UNSUPPORTED}
 CAN_KEEP = frozenset({"times", "mode", "links", "hardlinks", "holes", "xattrs", "owner"})
 if not _DARWIN:
     CAN_KEEP |= {"acl"}
+#: What of it `xattrs` finds.
+ATTRIBUTES = frozenset({"xattrs", "acl"})
 #: No name holds these characters, and no name of these is a file's, whatever the destination says when asked.
 FORBIDDEN, ENDINGS, RESERVED = "", "", False
 
@@ -151,6 +153,9 @@ class _Listing:
     def __enter__(self) -> Iterator[os.DirEntry[str]]:
         return self._found
 
+    def __iter__(self) -> Iterator[os.DirEntry[str]]:
+        return self._found
+
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -229,6 +234,11 @@ def open_source(folder: Folder, name: str) -> int:
 def create_part(folder: Folder, name: str) -> int:
     """A new file for reading and writing that nobody else may open; FileExistsError if there is one."""
     return os.open(name, _PART | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+
+
+def create_shared(folder: Folder, name: str) -> int:
+    """A new file for writing that those may read who may read its folder; FileExistsError if there is one."""
+    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=folder)
 
 
 def open_part(folder: Folder, name: str) -> int:

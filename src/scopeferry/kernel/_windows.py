@@ -49,7 +49,9 @@ _EPOCH = 116_444_736_000_000_000  # 1970 in 100 ns since 1601
 _RANGES = 512
 
 #: What of ``--keep`` can be kept on this system at all. (There are no extended attributes to be lost.)
-CAN_KEEP = frozenset({"times", "mode", "links", "hardlinks", "holes", "xattrs"})
+CAN_KEEP = frozenset({"times", "mode", "links", "hardlinks", "holes", "xattrs", "acl", "streams"})
+#: What of it `xattrs` finds.
+ATTRIBUTES = frozenset({"acl", "streams"})
 #: Names that can be made by paths like ours, and that no other program could open.
 FORBIDDEN, ENDINGS, RESERVED = '<>:"\\|?*\x01\n', " .", True
 
@@ -76,6 +78,10 @@ _FUNCTIONS = {
     "CreateFileW": "hwddpddh",
     "CreateHardLinkW": "bwwp",
     "DeviceIoControl": "bhdpdpdpp",
+    "DeleteFileW": "bw",
+    "FindClose": "bh",
+    "FindFirstStreamW": "hwdpd",
+    "FindNextStreamW": "bhp",
     "FlushFileBuffers": "bh",
     "GetCurrentThread": "h",
     "GetDiskFreeSpaceExW": "bwppp",
@@ -85,6 +91,8 @@ _FUNCTIONS = {
     "GetFileInformationByHandleEx": "bhdpd",
     "GetFinalPathNameByHandleW": "dhpdd",
     "GetProcessTimes": "bhpppp",
+    "GetKernelObjectSecurity": "bhdpdp",
+    "GetVolumeInformationByHandleW": "bhpdppppd",
     "GetVolumeInformationW": "bwpdppppd",
     "GetVolumePathNameW": "bwpd",
     "LockFileEx": "bhddddp",
@@ -93,6 +101,7 @@ _FUNCTIONS = {
     "ReOpenFile": "hhddd",
     "SetFileAttributesW": "bwd",
     "SetFileInformationByHandle": "bhdpd",
+    "SetKernelObjectSecurity": "bhdp",
     "SetThreadPriority": "bhb",
     "WaitForSingleObject": "dhd",
 }
@@ -148,7 +157,8 @@ def _function(name: str) -> Any:
         ctypes = _ctypes()
         kinds = {"h": ctypes.c_void_p, "d": ctypes.c_uint32, "w": ctypes.c_wchar_p, "p": ctypes.c_void_p}
         kinds["b"] = ctypes.c_int
-        found = ctypes.WinDLL("kernel32", use_last_error=True)[name]
+        library = "advapi32" if name.endswith("KernelObjectSecurity") else "kernel32"
+        found = ctypes.WinDLL(library, use_last_error=True)[name]
         found.restype, *found.argtypes = (kinds[kind] for kind in _FUNCTIONS[name])
         _loaded[name] = found
     return found
@@ -527,6 +537,11 @@ def create_part(folder: Folder, name: str) -> int:
     return _descriptor(handle, os.O_RDWR)
 
 
+def create_shared(folder: Folder, name: str) -> int:
+    """A new file for writing that those may read who may read its folder; FileExistsError if there is one."""
+    return create_part(folder, name)
+
+
 def open_part(folder: Folder, name: str) -> int:
     """Open a temporary file of ours again, for reading and writing."""
     path = _child(folder, name)
@@ -684,25 +699,34 @@ def set_owner(fd: int | Folder, uid: int, gid: int) -> None:
 
 
 def xattrs(fd: int | Folder, *, near: bool = False) -> dict[str, bytes]:
-    """All extended attributes of an open file: none on this system."""
-    del fd, near
-    return {}
+    """Alternate streams and access list of an open file, as attributes: see ``_windows_extras.py``."""
+    from scopeferry.kernel import _windows_extras
+
+    del near
+    return _windows_extras.read(fd)
 
 
 def set_xattr(fd: int | Folder, name: str, value: bytes) -> None:
-    """Set one extended attribute: not on this system."""
-    raise OSError(errno.ENOTSUP, f"no attribute of {len(value)} bytes on this system", name, None, str(fd))
+    """Set one of them."""
+    from scopeferry.kernel import _windows_extras
+
+    _windows_extras.write(fd, name, value)
 
 
 def remove_xattr(fd: int | Folder, name: str) -> None:
-    """Remove one extended attribute: there are none on this system."""
-    del fd, name
+    """Remove one of them."""
+    from scopeferry.kernel import _windows_extras
+
+    _windows_extras.remove(fd, name)
 
 
 def holds_xattr(folder: Folder, name: str) -> bool:
-    """Does the file system know attributes of this namespace? None here."""
-    del folder, name
-    return False
+    """Does the file system of a folder know attributes of this kind?"""
+    if not name.startswith(("acl.", "stream.")):
+        return False
+    from scopeferry.kernel import _windows_extras
+
+    return _windows_extras.holds(folder, name)
 
 
 # -- flush, drop, look whether it is gone ------------------------------------------------------------------------------

@@ -17,16 +17,17 @@ from typing import Any, Self
 
 from scopeferry.errors import ItemError, Refused, ScopeferryError, SourceChanged, Temporary, UsageError
 from scopeferry.kernel import publish
+from scopeferry.kernel.asking import ask
 from scopeferry.kernel.digest import Digests
 from scopeferry.kernel.publish import Disk, Folders, Mark, system
 from scopeferry.kernel.task import Control
 from scopeferry.logs import printable
-from scopeferry.stores.store import KEEP_DEFAULT, Attributes
+from scopeferry.stores.store import KEEP_DEFAULT, Attributes, SourceGoneError
 
 RECENT_NS = 60_000_000_000  # a file changed within the last minute is written back before it is read
 TICK_NS = 50_000_000  # times move in steps: a change within one step of another does not show
 COARSE_TICK_NS = 2_000_000_000
-LOOKED_AT = 64  # entries of the root, for one that can be read
+LOOKED_AT, TRIED = 64, 3  # entries of the root, files among them, for one that can be read
 OURS = ".scopeferry"  # a folder of exactly this name holds records of an earlier copy
 
 
@@ -64,10 +65,9 @@ class TreeSource:
 
     def answers(self) -> bool:
         """Is it there, and can it be read? Asked where an error may mean that the server is gone."""
-        if not self.present():
-            return False
-        if not self.disk.network:
-            return True
+        return self.present() and (not self.disk.network or ask(f"read {self.root}", self._gives_something))
+
+    def _gives_something(self) -> bool:
         try:
             with self.folders() as folders:
                 _read_something(folders.root)
@@ -111,7 +111,7 @@ class TreeSource:
     def kept_xattrs(self, fd: int) -> dict[str, bytes]:
         """The extended attributes of an open file that are kept."""
         keep = self.keep
-        if "xattrs" not in keep and "acl" not in keep:
+        if not keep & system.ATTRIBUTES:
             return {}
         found = system.xattrs(fd, near=not self.disk.network)
         if not found:
@@ -120,7 +120,8 @@ class TreeSource:
         return {
             name: value
             for name, value in found.items()
-            if (name.startswith("system.posix_acl") and "acl" in keep)
+            if (name.startswith(("system.posix_acl", "acl.")) and "acl" in keep)
+            or (name.startswith("stream.") and "streams" in keep)
             or ("xattrs" in keep and (name.startswith("user.") or (every and not name.startswith("system."))))
         }
 
@@ -133,6 +134,8 @@ class TreeSource:
             return SourceChanged(f"became a link while it was to be read: {shown}", path=path)
         if isinstance(error, PermissionError):
             return ItemError(f"permission denied: {shown}", code="SF-203", path=path)
+        if self.disk.network and not self.answers():
+            return SourceGoneError(f"source is gone at {shown}: {error.strerror}", path=path)
         return ItemError(f"read error at the source: {shown}: {error.strerror or error}", code="SF-204", path=path)
 
 
@@ -259,16 +262,31 @@ class Ahead:
 
 
 def _read_something(folder: Any) -> None:
-    """List a folder, and read a byte of a file in it: a listing alone may come from the cache of the mount."""
+    """List a folder, and read a byte of one of its files: a listing alone may come from the cache of the mount.
+
+    One that cannot be read may be a bad file: raises OSError if that is so of the first few.
+    """
     with system.scan(folder) as found:
         names = [entry.name for entry, _ in zip(found, range(LOOKED_AT), strict=False) if entry.is_file()]
-    for name in names[:1]:
-        fd = system.open_source(folder, name)
+    failed: OSError | None = None
+    for name in names[:TRIED]:
         try:
-            system.drop(fd)
-            system.read_into(fd, bytearray(1), 0)
-        finally:
-            system.close(fd)
+            _read_byte(folder, name)
+        except OSError as error:
+            failed = error
+        else:
+            return
+    if failed is not None:
+        raise failed
+
+
+def _read_byte(folder: Any, name: str) -> None:
+    fd = system.open_source(folder, name)
+    try:
+        system.drop(fd)
+        system.read_into(fd, bytearray(1), 0)
+    finally:
+        system.close(fd)
 
 
 def _identity(entry: os.stat_result) -> tuple[int, int, int, int]:

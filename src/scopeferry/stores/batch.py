@@ -32,7 +32,17 @@ from scopeferry.stores.files import (
     other_buffer,
     set_aside,
 )
-from scopeferry.stores.store import Attributes, Entry, FlushError, ProofError, Prove, Reader, Upload
+from scopeferry.stores.store import (
+    Attributes,
+    Entry,
+    FlushError,
+    GoneError,
+    ProofError,
+    Prove,
+    Reader,
+    SourceGoneError,
+    Upload,
+)
 
 if TYPE_CHECKING:
     from scopeferry.stores.local import LocalStore
@@ -68,6 +78,7 @@ class Batch:
         self.store, self.folders, self.prove, self.control = store, folders, prove, control
         self.found: dict[int, Entry | ScopeferryError] = {}
         self.near = not store.disk.network
+        self.gone: ItemError | None = None  # a side that does not answer is asked no more: each question takes its time
 
     def put(self, uploads: Sequence[Upload]) -> dict[int, Entry | ScopeferryError]:
         """What became of each upload, by its place in the sequence."""
@@ -76,6 +87,8 @@ class Batch:
             for index, upload in enumerate(uploads):
                 try:
                     self.control.check()
+                    if self.gone is not None:
+                        raise self.gone
                     parts[index] = self._write(upload)
                 except (ScopeferryError, OSError) as error:
                     self._note(index, upload.key, error)
@@ -92,6 +105,8 @@ class Batch:
     def _each(self, parts: dict[int, _Part], step: Any) -> None:
         for index, part in list(parts.items()):
             try:
+                if self.gone is not None:
+                    raise self.gone
                 step(part)
             except (ScopeferryError, OSError) as error:
                 self._note(index, part.upload.key, error)
@@ -99,7 +114,10 @@ class Batch:
 
     def _note(self, index: int, key: str, error: ScopeferryError | OSError) -> None:
         """What goes wrong with one item stays with it."""
-        self.found[index] = self.store.translated(error, key) if isinstance(error, OSError) else error
+        item = self.store.translated(error, key) if isinstance(error, OSError) else error
+        if isinstance(item, GoneError | SourceGoneError):
+            self.gone = item
+        self.found[index] = item
 
     # -- 1 to 4: read, hash, write -------------------------------------------------------------------------------------
 
@@ -231,7 +249,7 @@ class Batch:
                     system.flush(part.fd)
         except OSError as error:
             for index, part in list(parts.items()):
-                self.found[index] = self._unflushed(error, part.upload.key)
+                self._note(index, part.upload.key, self.gone or self._unflushed(error, part.upload.key))
                 self._discard(parts.pop(index))
 
     def _send(self, part: _Part) -> None:
@@ -325,21 +343,27 @@ class Batch:
         flushed: dict[str, ScopeferryError | None] = {}
         for index, part in parts.items():
             if part.folder not in flushed:
-                flushed[part.folder] = None
-                try:
-                    system.flush_folder(self.folders.open(part.folder))
-                except OSError as error:
-                    text = f"flush of a folder failed at {printable(part.folder or '.')}: {error.strerror}"
-                    flushed[part.folder] = ItemError(text, code="SF-211", path=part.folder)
+                flushed[part.folder] = self.gone or self._flush_folder(part.folder)
             problem = flushed[part.folder]
             if problem is not None:
-                self.found[index] = problem
+                self._note(index, part.upload.key, problem)
                 continue
             try:
                 self.found[index] = self._entry(part)
             except OSError as error:
                 self._note(index, part.upload.key, error)
             part.name = ""
+
+    def _flush_folder(self, folder: str) -> ItemError | None:
+        try:
+            system.flush_folder(self.folders.open(folder))
+        except OSError as error:
+            found = self.store.translated(error, folder)
+            if isinstance(found, GoneError):
+                return found
+            text = f"flush of a folder failed at {printable(folder or '.')}: {error.strerror}"
+            return ItemError(text, code="SF-211", path=folder)
+        return None
 
     def _entry(self, part: _Part) -> Entry:
         entry = system.fstat(part.fd) if part.fd >= 0 else system.lstat(self.folders.open(part.folder), part.name)
@@ -362,7 +386,7 @@ class Batch:
         """Close the part, and remove what has no final name."""
         with contextlib.suppress(OSError):  # of a mount that is gone; what was to be proved has been closed before
             self._close(part)
-        if not keep and publish.part_hash(part.name) is not None:
+        if not keep and publish.part_hash(part.name) is not None and not isinstance(self.gone, GoneError):
             with contextlib.suppress(OSError, ScopeferryError):
                 system.unlink(self.folders.open(part.folder), part.name)
 

@@ -117,7 +117,9 @@ def _apply_xattrs(fd: int, wanted: Attributes) -> Iterator[str]:
 
 def xattr_kind(name: str) -> str:
     """What of ``--keep`` an extended attribute belongs to."""
-    return "acl" if name.startswith("system.posix_acl") else "xattrs"
+    if name.startswith("stream."):
+        return "streams"
+    return "acl" if name.startswith(("system.posix_acl", "acl.")) else "xattrs"
 
 
 def is_servers_own(name: str) -> bool:

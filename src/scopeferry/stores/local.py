@@ -19,6 +19,8 @@ from typing import Any
 
 from scopeferry.errors import Failed, ItemError, NoSpace, Refused, ScopeferryError, SourceChanged, Temporary
 from scopeferry.kernel import publish
+from scopeferry.kernel.asking import ask
+from scopeferry.kernel.digest import DEFAULT
 from scopeferry.kernel.publish import Disk, Folders, Mark, system
 from scopeferry.kernel.task import Control, Failure
 from scopeferry.logs import printable
@@ -53,7 +55,7 @@ class LocalStore:
 
     root: str
     disk: Disk
-    digests: tuple[str, ...] = ("xxh128",)
+    digests: tuple[str, ...] = (DEFAULT,)
     holes: bool = True
     flush_whole: bool = True
     identity: tuple[int, int] | None = None
@@ -229,15 +231,16 @@ class LocalStore:
 
     def answers(self) -> bool:
         """Is it there, and does it take what is given to it? Asked where an error may mean that the server is gone."""
-        if not self.present():
-            return False
-        if not self.disk.network:
-            return True
+        return self.present() and (not self.disk.network or ask(self.root, self._takes_a_folder))
+
+    def _takes_a_folder(self) -> bool:
         name = publish.part_name(b"\0answers", f"{threading.get_native_id() & 0xFFFF_FFFF:08x}")
         try:
-            with Folders(self.root) as folders:
+            with Folders(os.path.dirname(self.lock) or self.root) as folders:
+                before = system.folder_stat(folders.root)
                 system.make_folder(folders.root, name)
                 system.remove_folder(folders.root, name)
+                system.set_attributes(folders.root, None, before.st_mtime_ns, before.st_atime_ns)
         except OSError as error:
             return error.errno not in {errno.EIO, *system.GONE}
         return True

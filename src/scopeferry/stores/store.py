@@ -160,3 +160,9 @@ class GoneError(ItemError):
     """The destination does not answer, now."""
 
     default = "SF-323"
+
+
+class SourceGoneError(ItemError):
+    """The source does not answer, now."""
+
+    default = "SF-322"
