@@ -292,7 +292,7 @@ def test_killed_at_every_flush_and_write(traced, call):
 # -- somebody swaps folders with links -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("times", [100, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_a_folder_that_becomes_a_link_again_and_again(tmp_path, times):
     """Names below a folder that is a link at this moment are not the source's: nothing outside is ever unlinked."""
     canary = tmp_path / "outside"

@@ -17,6 +17,7 @@ import scopeferry
 from scopeferry.errors import Interrupted
 from scopeferry.kernel.publish import part_hash, part_name
 from scopeferry.kernel.task import Control
+from scopeferry.testing.copies import swapping
 from scopeferry.testing.steps import Steps, error, path_of
 from scopeferry.testing.trees import flip, parts, random_bytes, random_tree, snapshot
 
@@ -438,53 +439,25 @@ def test_a_folder_replaced_by_a_link_in_mid_run_is_not_followed(ferry, canary, c
     assert {path.name for path in (ferry.dst / "sub1").iterdir()} == {"f0", "f1", "f2"}
 
 
-def swapping(ferry, canary, count):
-    stop = threading.Event()
-    swapped = [0]
-
-    def swap():
-        folder, link, kept = ferry.dst / "sub", ferry.dst / "link", ferry.dst / "kept"
-        while not stop.is_set() or swapped[0] < count:
-            try:
-                if not folder.is_symlink() and folder.is_dir():
-                    os.symlink(canary, link)
-                    os.rename(folder, kept)
-                    os.rename(link, folder)
-                    os.unlink(folder)
-                    os.rename(kept, folder)
-                    swapped[0] += 1
-                elif not os.path.lexists(folder):
-                    time.sleep(0.0001)
-            except OSError:
-                for one in (link, kept):
-                    if one.is_symlink():
-                        one.unlink()
-            if stop.is_set():
-                return
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    return stop, thread, swapped
-
-
-@pytest.mark.parametrize("rounds", [6, pytest.param(100, marks=pytest.mark.slow)])
-def test_a_thread_that_swaps_a_folder_with_a_link_never_leads_outside(ferry, canary, rounds):
+@pytest.mark.parametrize("times", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_thread_that_swaps_a_folder_with_a_link_never_leads_outside(ferry, canary, times):
+    """The page's number of swaps, all of them while runs go on: new copies, and copies of what has changed."""
     (ferry.src / "sub").mkdir()
-    for number in range(40):
-        (ferry.src / "sub" / f"f{number}").write_bytes(random_bytes(number, 2000))
-    total = 0
-    for _ in range(rounds):
-        stop, thread, swapped = swapping(ferry, canary, 0)
-        try:
+    total = rounds = 0
+    while total < times:
+        for number in range(20):
+            (ferry.src / "sub" / f"f{number}").write_bytes(random_bytes(rounds + number, 2000))
+        if rounds % 5 == 0:
+            shutil.rmtree(ferry.dst, ignore_errors=True)
+            shutil.rmtree(ferry.records, ignore_errors=True)
+            (ferry.dst / "sub").mkdir(parents=True)
+        with swapping(ferry.dst / "sub", canary, 1) as done:
+            before = len(done)
             result = ferry.run_any()
-        finally:
-            stop.set()
-            thread.join()
-        total += swapped[0]
-        assert result.exit_code in {0, 1, 3, 5, 6}
-        shutil.rmtree(ferry.dst)
-        shutil.rmtree(ferry.records, ignore_errors=True)
-    assert total > 10 * rounds
+            total += len(done) - before
+        rounds += 1
+        assert result.exit_code in {0, 1, 3, 5, 6}, result.problems
+        assert (ferry.dst / "sub").is_dir()
 
 
 def test_a_part_planted_as_a_link_is_not_written_through(ferry, tmp_path, codes):

@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,16 @@ def path_of(entry: dict[str, Any]) -> bytes:
     return base64.b64decode(entry["path_b64"]) if "path_b64" in entry else os.fsencode(entry["path"])
 
 
+def _put_back(folder: Path, aside: Path) -> None:
+    for _ in range(1000):
+        with suppress(OSError):  # the job puts something there again
+            if folder.is_symlink():
+                folder.unlink()
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+            return
+
+
 @contextmanager
 def swapping(folder: Path, outside: Path, times: int) -> Iterator[list[int]]:
     """While the context lasts, a thread puts a link to `outside` in the place of `folder`, and the folder back.
@@ -115,8 +125,7 @@ def swapping(folder: Path, outside: Path, times: int) -> Iterator[list[int]]:
             except OSError:  # the job made a folder of this name meanwhile, or removed it
                 if not aside.exists():
                     return
-                shutil.rmtree(folder, ignore_errors=True)
-                aside.rename(folder)
+                _put_back(folder, aside)
             done.append(1)
 
     thread = threading.Thread(target=swap)
