@@ -1,37 +1,21 @@
-"""A folder that grows, against the shipped contract and against a model; each with events, without, and with few."""
+"""A folder that grows, against the shipped contract; with events, without, and with few."""
 
 from __future__ import annotations
 
-import os
+import pytest
 
-from scopeferry.kernel import publish
-from scopeferry.sources.growing import CHUNK, MARKER, METADATA, READY, WAIT, GrowingTree
-from scopeferry.sources.tree import TreeSource
 from scopeferry.testing.contracts import SourceContract
-
-
-def rank(path: str) -> int:
-    if path.endswith(".json"):
-        return METADATA
-    return MARKER if path == "complete" else CHUNK
-
-
-def whole(path: str, found: os.stat_result, now_s: float) -> str:
-    return WAIT if path.endswith(".slow") and not found.st_size else READY
-
-
-def growing(root, done, *, watch="scan", **how) -> GrowingTree:
-    facts = os.stat(root)
-    source = TreeSource(str(root), publish.disk(str(root)), identity=(facts.st_dev, facts.st_ino))
-    how = {"scan_interval_s": 0.02, "whole": whole, "rank": rank} | how
-    return GrowingTree(source, watch=watch, known=done, temporary=lambda path: path.endswith(".tmp"), **how)
 
 
 class TestScan(SourceContract):
     watch = "scan"
 
+    @pytest.fixture(autouse=True)
+    def _made_by(self, growing):
+        self.make = growing
+
     def source(self, root, done):
-        return growing(root, done, watch=self.watch)
+        return self.make(root, done, watch=self.watch)
 
 
 class TestAuto(TestScan):
@@ -40,3 +24,34 @@ class TestAuto(TestScan):
 
 class TestEvents(TestScan):
     watch = "events"
+
+
+class TestUntrusted(TestScan):
+    """A file system whose folders do not say when a name in them changes, nor its inodes anything."""
+
+    def source(self, root, done):
+        from scopeferry.kernel.publish import Disk
+
+        return self.make(root, done, watch="auto", disk=Disk("cifs", str(root), "//server/data"))
+
+
+class TestFewWatches(TestScan):
+    """The system lets us watch three folders."""
+
+    watch = "events"
+
+    @pytest.fixture(autouse=True)
+    def _few(self, monkeypatch):
+        monkeypatch.setattr("scopeferry.sources._inotify.limit", lambda: 6)
+        monkeypatch.setattr("scopeferry.sources.growing.FIRST_WATCHES", 3)
+
+
+class TestCramped(TestScan):
+    """Little room for what waits, and folders larger than what is held at once."""
+
+    watch = "auto"
+
+    @pytest.fixture(autouse=True)
+    def _cramped(self, monkeypatch):
+        for name, value in {"ROOM": 3, "LOOKS": 3, "LARGE": 4, "BATCH": 2}.items():
+            monkeypatch.setattr(f"scopeferry.sources.growing.{name}", value)

@@ -29,7 +29,7 @@ from typing import Any, Protocol, Self
 from scopeferry.errors import Refused, UsageError
 from scopeferry.kernel import publish
 from scopeferry.kernel.journal import fingerprint
-from scopeferry.kernel.publish import Folders, system
+from scopeferry.kernel.publish import Disk, Folders, system
 from scopeferry.sources import _inotify
 from scopeferry.sources.gaps import Gaps
 from scopeferry.sources.known import Known, NothingKnown
@@ -55,6 +55,7 @@ BATCH = 400  # names between two looks at the clock
 LARGE = 20_000  # names of one folder beyond which they are not held all at once
 ROOM = 20_000  # items that wait to go
 LOOKS = 50_000  # files that are looked at one by one
+LOOKS_AT_ONCE = 100
 SETTLES_S = 12.0  # a file that is not whole and unchanged for so long does not hold up the end
 FIRST_WATCHES = 8192
 MOST_TOLD = 100_000
@@ -170,6 +171,7 @@ class GrowingTree:
         self._refused: dict[str, Version] = {}
         self._number = 0
         self._folders: Folders | None = None
+        self._mounted: Disk | None = None
         self._inotify: _inotify.Inotify | None = None
         self._watched: OrderedDict[int, _Folder] = OrderedDict()
         self._most_watches = FIRST_WATCHES
@@ -475,7 +477,7 @@ class GrowingTree:
         """Is the root there, and the one that we hold open? ``anew``: another mount of it will do as well."""
         try:
             if self._folders is None or not self._is_ours():
-                if not anew or not self.source.present() or publish.disk(self.source.root) != self.source.disk:
+                if not anew or not self.source.present() or not self._same_disk():
                     raise FileNotFoundError(errno.ENOENT, "not there", self.source.root)
                 self._begin_with_root()
         except OSError:
@@ -486,6 +488,10 @@ class GrowingTree:
             self.absent_since = None
             self.begin_walk()
         return self.absent_since is None
+
+    def _same_disk(self) -> bool:
+        """Is it no bare mount point where a mount was?"""
+        return not self._mounted or publish.disk(self.source.root) == self._mounted
 
     def _is_ours(self) -> bool:
         assert self._folders is not None
@@ -499,7 +505,7 @@ class GrowingTree:
     def _begin_with_root(self) -> None:
         folders = self.source.folders()
         self.close()
-        self._folders = folders
+        self._folders, self._mounted = folders, publish.disk(self.source.root)
         for node in self._nodes.values():
             node.watch = -1
             node.missing = None
@@ -992,7 +998,7 @@ class GrowingTree:
         self._again.discard(path)
 
     def _take_looks(self, now: float) -> None:
-        for _ in range(BATCH // 4):
+        for _ in range(LOOKS_AT_ONCE):
             if not self._looks_due or self._looks_due[0][0] > now:
                 return
             due, _, path = heapq.heappop(self._looks_due)

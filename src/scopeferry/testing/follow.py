@@ -102,8 +102,9 @@ class Follower:
             except FileNotFoundError:
                 self.source.settled(found.path)
                 return
-            version = _version(facts)
-            if _version(after) != version:
+            steady = self.source.source.disk.steady
+            version = _version(facts, steady)
+            if _version(after, steady) != version:
                 self.source.again(found.path)
                 return
             self.copies[found.path] = data
@@ -111,5 +112,6 @@ class Follower:
         self.source.settled(found.path)
 
 
-def _version(facts: os.stat_result) -> Version:
-    return Version(facts.st_size, facts.st_mtime_ns, fingerprint(facts.st_ino, facts.st_ctime_ns))
+def _version(facts: os.stat_result, steady: bool) -> Version:
+    source = fingerprint(facts.st_ino, facts.st_ctime_ns) if steady else fingerprint(0, 0)
+    return Version(facts.st_size, facts.st_mtime_ns, source)
