@@ -108,7 +108,7 @@ def block(standings: Sequence[Standing], columns: int, rows: int, *, ascii_only:
 
 def _parts(standing: Standing) -> list[tuple[int, str]]:
     if standing.waiting:
-        return [(0, f"waiting for {standing.waiting}")]
+        return [(0, f"waiting for {printable(standing.waiting)}")]
     parts = [(0, standing.state + _changed(standing))]
     if standing.acquired_bytes:
         parts += [(5, f"acquired {size(standing.acquired_bytes)}"), *_shares(standing)]
@@ -134,7 +134,7 @@ def _end_parts(standing: Standing) -> list[tuple[int, str]]:
 
 def _awaited(standing: Standing) -> str:
     idle = standing.ended or standing.waiting or not standing.awaited
-    return "" if idle else f"to end: {standing.awaited}"
+    return "" if idle else f"to end: {printable(standing.awaited)}"
 
 
 def _changed(standing: Standing) -> str:
