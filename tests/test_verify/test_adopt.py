@@ -84,6 +84,18 @@ def test_hard_links_and_links(sides):
     assert verify(dst).exit_code == 0
 
 
+def test_hard_links_that_the_other_tool_made_files_of_are_a_loss(sides):
+    src, dst = sides
+    (src / "one").write_bytes(b"content")
+    os.link(src / "one", src / "two")
+    subprocess.run(["cp", "-r", f"{src}/.", dst], check=True)
+    for _ in range(2):
+        result = verify(dst, src, adopt=True)
+        assert (result.exit_code, result.lost) == (0, {"hardlinks": 1}), told(result)
+    assert not (dst / "one").samefile(dst / "two")
+    assert verify(dst).exit_code == 0
+
+
 def test_a_copy_that_is_not_there(sides):
     src, dst = sides
     with pytest.raises(UsageError) as caught:

@@ -68,7 +68,8 @@ class Plan:
     ``only`` is the name of the one file of the root that is wanted; ``again`` marks a second walk of the same run:
     what failed in this run and has not changed since is left alone, and notes are not said twice. ``source_only``: a
     file that is settled and has not changed at the source is not looked at again at the destination. ``tends``: as in
-    `Order`. ``gone`` is told of each item of ours whose source is not there any more.
+    `Order`. ``relinks``: equal files of ours that are one inode at the source become links, else that is said as a
+    loss. ``gone`` is told of each item of ours whose source is not there any more.
     """
 
     source: TreeSource
@@ -85,6 +86,7 @@ class Plan:
     may_fork: bool = False
     source_only: bool = False
     tends: bool = False
+    relinks: bool = True
     gone: Callable[[bytes, Any], None] | None = None
     totals: Totals = field(default_factory=Totals)
     unlisted: int = 0
@@ -105,7 +107,7 @@ class Plan:
                 quiet = known.pop(os.fsencode(path) + b"/" if path else b"", None) if known else None
                 yield from self._folder(path, here, there, stack, scratch, quiet)
             if self._has_links:
-                self._group_links(scratch)
+                yield from self._group_links(scratch)
                 yield from self._lost_links(scratch)
             if self._visited < self.journal.folder_count():
                 yield from self._vanished_folders(here)
@@ -450,7 +452,7 @@ class Plan:
 
     # -- hard links ----------------------------------------------------------------------------------------------------
 
-    def _group_links(self, scratch: Any) -> None:
+    def _group_links(self, scratch: Any) -> Iterator[Event]:
         """One inode with several names is copied once; the other names are linked to it at the end."""
         for group in scratch.link_groups():
             done = [path for path, state in group if state == states.DONE]
@@ -465,6 +467,9 @@ class Plan:
                 )
                 checks = stands and first is not None and self._inode_of(path) == first
                 apart = state == states.DONE and path != leader and self._is_apart(path, leader, first)
+                if apart and not self.relinks:
+                    yield _lost_link(path, "stands as a file of its own, a hard link at the source")
+                    continue
                 wanted = path != leader and (checks or apart or state in {states.COPY, states.REPLACE})
                 if wanted and (state == states.COPY or not self._is_beside(path)):
                     counted = self.again and state == states.DONE
@@ -474,7 +479,7 @@ class Plan:
         """Once all files are there: names of one inode that stand as files of their own (they were there, or a run was
         killed while it replaced them) become links.
         """
-        if not self._has_links:
+        if not (self._has_links and self.relinks):
             return
         with Folders(self.store.root) as self.at:
             for group in self.journal.scratch().link_groups():
@@ -494,9 +499,7 @@ class Plan:
         for group in [] if self.again else scratch.link_groups(of=_SYMLINKS):
             for path, state in group[1:]:
                 if state not in {states.CONFLICT, states.FAILED}:
-                    name = os.fsdecode(path)
-                    message = f"hard links of symbolic links are not kept: {printable(name)}"
-                    yield _note(name, "SF-904", message, lost="hardlinks", kind="hardlink")
+                    yield _lost_link(path, "hard links of symbolic links are not kept")
 
     def _link(self, path: bytes, state: int, leader: bytes, *, sends: bool, counted: bool = False) -> None:
         """Plan a hard link; `sends`: as an item of its own it would have been copied; `counted`: it has been, by this
@@ -966,6 +969,11 @@ def _failed(path: str, code: str, message: str, kind: str = "file") -> Event:
 def _note(path: str, code: str, message: str, **more: Any) -> Event:
     """A note; with a ``kind`` the record says it too."""
     return Event("note", path=path, data={"code": code, "message": message, **more})
+
+
+def _lost_link(path: bytes, what: str) -> Event:
+    name = os.fsdecode(path)
+    return _note(name, "SF-904", f"{what}: {printable(name)}", lost="hardlinks", kind="hardlink")
 
 
 def _kind(mode: int) -> str:

@@ -74,6 +74,9 @@ class AdoptJob(TransferJob):
     def _header(self) -> dict[str, Any]:
         return {**super()._header(), "job": "adopt"}  # it is a copy, whatever the command's name
 
+    def _plan(self, journal: Journal, order: Order, *, again: bool, read_only: bool = False) -> Plan:
+        return replace(super()._plan(journal, order, again=again, read_only=read_only), relinks=False)
+
     def _check_room(self, plan: Plan) -> None:
         """Nothing is written, so everything fits."""
 
