@@ -71,6 +71,7 @@ def test_a_writer_in_another_process(root, growing, watch):
 
 
 @linux
+@pytest.mark.slow
 def test_the_follower_is_stopped_for_a_while_and_its_queue_runs_over(root, tmp_path):
     """The queue of this system is long: a child with a short one would need the whole system's setting."""
     with open("/proc/sys/fs/inotify/max_queued_events", encoding="ascii") as file:

@@ -70,7 +70,7 @@ class Follower:
             self._settle(self.flight.pop(0))
         return found
 
-    def until(self, over: Callable[[], bool], *, seconds: float = 60) -> None:
+    def until(self, over: Callable[[], bool], *, seconds: float = 300) -> None:
         """Go on until it is so; AssertionError if it never is."""
         end = time.monotonic() + seconds
         while not over():
@@ -78,7 +78,7 @@ class Follower:
             if next(self) is None:
                 time.sleep(0.002)
 
-    def to_the_end(self, *, seconds: float = 60) -> None:
+    def to_the_end(self, *, seconds: float = 300) -> None:
         """Declare it finished and go on until it ends."""
         self.source.finish()
         end = time.monotonic() + seconds
