@@ -17,9 +17,11 @@ hex digits is written ``%25`` then, so that decoding gives back the name, and no
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -35,6 +37,7 @@ from scopeferry.stores.files import TIME_STEPS_NS
 SUSPECTS = '<>:"\\|?*\x01\n'
 ENDINGS = " ."
 LONGEST = 255
+PAUSES_S = (0.2, 1.0)  # before a question is asked again that a server did not answer
 #: What some file systems take for one name, by the field of `Rules` that says so.
 ALIKE = {
     "case": ("casea", "CASEA"),
@@ -274,7 +277,7 @@ def rules_of(root: str, disk: Disk, records: str, *, ask: bool = True) -> Rules:
     """What the destination `root` does with names and times. `ask`: a few names may be made there, and are removed.
 
     They are made in the folder `records` if that lies on the same file system. What cannot be asked is taken for what
-    file systems of this type do.
+    file systems of this type do. Raises OSError if a server does not answer.
     """
     if publish.takes_any_name(root, disk):
         return Rules()
@@ -284,8 +287,17 @@ def rules_of(root: str, disk: Disk, records: str, *, ask: bool = True) -> Rules:
     try:
         with Folders(inside) as folders:
             return _asked_in(folders.root)
-    except (OSError, ScopeferryError):
+    except ScopeferryError:
         return assumed(disk)
+    except OSError as error:
+        if _is_away(error):
+            raise  # whoever knows nothing of a server's names would lose twins there
+        return assumed(disk)
+
+
+def _is_away(error: OSError) -> bool:
+    """May it be that a server does not answer?"""
+    return error.errno in {errno.EIO, *system.GONE}
 
 
 def assumed(disk: Disk) -> Rules:
@@ -315,8 +327,10 @@ def _asked_in(parent: Any) -> Rules:
             _empty(folder)
             return _asked(folder)
         finally:
-            _empty(folder)
-            system.close_folder(folder)
+            try:
+                _empty(folder)
+            finally:
+                system.close_folder(folder)
     finally:
         system.remove_folder(parent, _PLACE)
         with suppress(OSError):
@@ -400,18 +414,26 @@ def _same(folder: Any, one: str, other: str) -> str:
 
     A mount may know both names, though its server has one file (rclone before a Windows or Samba server).
     """
-    try:
-        _make(folder, one, b"1")
+    for pause_s in (*PAUSES_S, None):
         try:
-            system.lstat(folder, other)
-        except OSError:
-            _make(folder, other, b"2")
-            return "" if _content(folder, one) == b"1" else "hidden"
-        return "found"
-    except OSError:
-        return ""
-    finally:
-        _empty(folder)
+            return _same_now(folder, one, other)
+        except OSError as error:
+            if pause_s is None or not _is_away(error):
+                break
+            time.sleep(pause_s)
+        finally:
+            _empty(folder)
+    return ""
+
+
+def _same_now(folder: Any, one: str, other: str) -> str:
+    _make(folder, one, b"1")
+    try:
+        system.lstat(folder, other)
+    except FileNotFoundError:
+        _make(folder, other, b"2")
+        return "" if _content(folder, one) == b"1" else "hidden"
+    return "found"
 
 
 def _content(folder: Any, name: str) -> bytes:

@@ -37,6 +37,7 @@ from scopeferry.stores.store import (
     Entry,
     FlushError,
     GoneError,
+    MountError,
     ProofError,
     Prove,
     Reader,
@@ -263,7 +264,7 @@ class Batch:
     def _unflushed(self, error: OSError, path: str) -> ItemError:
         """What a flush says that failed: the destination is full or gone, or else it is to be written once more."""
         found = self.store.translated(error, path)
-        if type(found) is not ItemError:
+        if type(found) not in {ItemError, MountError}:
             return found
         return FlushError(f"flush failed at {printable(path)}: {error.strerror}", path=path)
 

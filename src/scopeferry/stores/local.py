@@ -30,6 +30,7 @@ from scopeferry.stores.store import (
     FlushError,
     FullError,
     GoneError,
+    MountError,
     ProofError,
     Prove,
     Reader,
@@ -37,7 +38,7 @@ from scopeferry.stores.store import (
 )
 
 ROOM_BYTES = 1 << 20  # less is no room
-CHANGED_WAITS_S = (0.1, 1.0, 5.0)  # between the tries at a source that moves
+CHANGED_WAITS_S = (0.1, 1.0, 5.0)  # between the tries at a source that moves, or at a server that was just away
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +301,8 @@ class LocalStore:
             return ItemError(f"destination is read-only: {shown}", code="SF-301", path=path)
         if code in {errno.EACCES, errno.EPERM}:
             return ItemError(f"no permission to write {shown}", code="SF-212", path=path)
-        return ItemError(f"write error at {shown}: {error.strerror or error}", code="SF-211", path=path)
+        kind = MountError if self.disk.network else ItemError
+        return kind(f"write error at {shown}: {error.strerror or error}", code="SF-211", path=path)
 
 
 def _stands(folder: Any, name: str, wanted: os.stat_result) -> bool:
@@ -325,6 +327,8 @@ def _another_try(error: ScopeferryError, tries: int, *, moving: bool) -> float |
         return CHANGED_WAITS_S[tries - 1] if moving and tries <= len(CHANGED_WAITS_S) else None
     if isinstance(error, FullError | GoneError):
         return 0.0
+    if isinstance(error, MountError):
+        return CHANGED_WAITS_S[tries - 1] if tries <= len(CHANGED_WAITS_S) else None
     if isinstance(error, ProofError | FlushError):
         return 0.0 if tries < 2 else None
     return None

@@ -166,3 +166,9 @@ class SourceGoneError(ItemError):
     """The source does not answer, now."""
 
     default = "SF-322"
+
+
+class MountError(ItemError):
+    """A server that answers gave an error for this item: it may just have been away."""
+
+    default = "SF-211"
