@@ -146,6 +146,12 @@ class TestRename:
             assert seen.look("1/c/0") == WAIT
             assert seen.ready.how("1/c/0") == NOT_KNOWN
 
+    @pytest.mark.parametrize("name", [f"zarr.{'0' * 32}.partial", "zarr.json.__lock", f".zarray.{'0' * 32}.partial"])
+    def test_how_metadata_are_written_tells_nothing_of_chunks(self, root, name):
+        with Seen(root, array_of=lambda path: path[0]) as seen:
+            assert seen.ready.temporary(f"0/{name}")
+            assert seen.ready.how("0/c/0") == NOT_KNOWN
+
     def test_a_real_writer_that_renames(self, root):
         (root / "0").mkdir()
         with Seen(root) as seen:

@@ -77,6 +77,8 @@ WRITERS: Mapping[str, Writer] = {
 }
 _IGNORED = {name: re.compile(writer.ignored, re.DOTALL) for name, writer in WRITERS.items() if writer.ignored}
 _IGNORED_AT_FIRST = re.compile(_GENERIC, re.DOTALL)
+#: Metadata by another name first: zarrs renames them, and writes its chunks in place.
+_OF_METADATA = re.compile(r"(?:zarr|\.z(?:array|group|attrs|metadata))[._].*", re.DOTALL)
 
 
 def is_temporary(path: str, writer: str = "auto", *, ending: bool = False) -> bool:
@@ -172,11 +174,11 @@ class Readiness:
     # -- names and ways of writing -------------------------------------------------------------------------------------
 
     def temporary(self, path: str) -> bool:
-        """Is it a temporary name? To be asked is to have seen it: one in an array tells how that is written."""
+        """Is it a temporary name? To be asked is to have seen it: one of a chunk tells how its array is written."""
         if not is_temporary(path, self.name, ending=self.ending):
             return False
         array = self._array_of(path)
-        if array is not None:
+        if array is not None and not _OF_METADATA.fullmatch(path.rpartition("/")[2]):
             self._how.setdefault(array, RENAME)
         return True
 

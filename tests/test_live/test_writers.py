@@ -1,0 +1,104 @@
+"""Every writer, in every layout and pattern it can, is followed by the command; the copy is equal, and always was."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from scopeferry.testing import orders
+from scopeferry.testing.orders import HIERARCHIES, LAYOUTS, PATTERNS
+from scopeferry.testing.slow_writer import ELSEWHERE, HERE, WRITERS
+
+STARTS = ("before", "during", "after")
+QUICK = {
+    ("tensorstore", "v3-shards", "before"),
+    ("tensorstore-none", "v2-flat", "during"),
+    ("zarr", "v2-nested", "during"),
+    ("zarr", "v3-zstd", "before"),
+    ("rename", "v3-dot", "after"),
+    ("in place", "v3-shards", "during"),
+    ("shots", "v3", "before"),
+}
+
+
+def every():
+    for name in [*HERE, *ELSEWHERE]:
+        for layout in LAYOUTS:
+            if WRITERS[name].can(layout):
+                for start in STARTS:
+                    one = (name, layout, start)
+                    yield pytest.param(*one, marks=() if one in QUICK else pytest.mark.slow, id="-".join(one))
+
+
+def stores(name, layout):
+    """Each a list of orders: of a writer that streams one store a pattern, of the others all patterns in one."""
+    patterns = [pattern for pattern in PATTERNS if pattern != "abort" and WRITERS[name].can(layout, pattern)]
+    if WRITERS[name].streams:
+        return [list(PATTERNS[pattern]("0", LAYOUTS[layout])) for pattern in patterns]
+    groups = [orders.group("", LAYOUTS[layout].zarr_format)]
+    return [
+        groups
+        + [order for pattern in patterns for order in PATTERNS[pattern](pattern.replace(" ", "_"), LAYOUTS[layout])]
+    ]
+
+
+@pytest.mark.parametrize(("name", "layout", "start"), list(every()))
+def test_a_writer_in_a_layout(name, layout, start, acquire, follow, tmp_path):
+    for number, wanted in enumerate(stores(name, layout)):
+        src, dst = tmp_path / f"{number}.zarr", tmp_path / f"copy {number}.zarr"
+        copy = follow(src=src, dst=dst) if start == "before" else None
+        with acquire(name, root=src) as acquisition, acquisition.watching(dst):
+            half = len(wanted) // 2
+            acquisition.do(*wanted[:half])
+            copy = follow(src=src, dst=dst) if start == "during" else copy
+            acquisition.do(*wanted[half:])
+            acquisition.writer.finish("complete")
+            copy = copy or follow(src=src, dst=dst)
+            target = copy.ends()
+        assert target["state"] == "finished"
+        assert target["evidence"][0]["kind"] == "marker"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in {"tensorstore", "in place"} else pytest.mark.slow)
+        for name in [*HERE, *ELSEWHERE]
+    ],
+)
+@pytest.mark.parametrize("layout", ["v3-shards", "v2-nested"])
+def test_a_writer_that_is_killed(name, layout, acquire, follow, tmp_path):
+    if not WRITERS[name].can(layout, "abort"):
+        layout = "v3"
+    copy = follow()
+    with acquire(name) as acquisition, acquisition.watching(tmp_path / "copy.zarr"):
+        *wanted, death = PATTERNS["abort"]("0", LAYOUTS[layout])
+        acquisition.do(*wanted)
+        acquisition.writer.start(death)
+        while not copy.dst.exists():
+            assert copy.process.poll() is None
+            time.sleep(0.01)
+        copy.process.send_signal(signal.SIGINT)
+        copy.ends(130)
+        target = follow("--finish", "now").ends()
+    assert (target["state"], target["evidence"][0]["kind"]) == ("finished", "declared")
+
+
+@pytest.mark.parametrize("hierarchy", HIERARCHIES)
+@pytest.mark.parametrize(
+    "name",
+    ["rename", pytest.param("tensorstore", marks=pytest.mark.slow), pytest.param("zarr", marks=pytest.mark.slow)],
+)
+def test_a_hierarchy(name, hierarchy, acquire, follow, tmp_path):
+    wanted = list(HIERARCHIES[hierarchy]())
+    copy = follow("--finish", "marker=all.done")
+    with acquire(name) as acquisition, acquisition.watching(tmp_path / "copy.zarr"):
+        acquisition.do(*wanted[: len(wanted) // 2], orders.pause(0.3), *wanted[len(wanted) // 2 :])
+        acquisition.writer.finish("all.done")
+        target = copy.ends()
+    assert {array["path"] for array in target["arrays"]} == {
+        order["path"] for order in wanted if order["do"] == "array"
+    }
+    assert not any(array["missing"] for array in target["arrays"])
