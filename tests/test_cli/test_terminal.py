@@ -159,6 +159,9 @@ def test_a_narrowed_terminal(ferry):
     assert console._back(199) == "\r"
 
 
+END = "\x1e"
+
+
 @pytest.fixture
 def drawn_on():
     """Let steps draw on a terminal of 40 columns and 8 rows; what stands there at the end."""
@@ -173,10 +176,13 @@ def drawn_on():
             for step in steps:
                 console._drawn_at = 0.0
                 step(console)
+            stream.write(END)
             stream.flush()
-            written = os.read(ours, 1 << 16).decode()
+            written = b""
+            while END.encode() not in written:  # a terminal hands over in pieces
+                written += os.read(ours, 1 << 16)
         os.close(ours)
-        return [line.rstrip() for line in Terminal(40).feed(written).lines if line]
+        return [line.rstrip() for line in Terminal(40).feed(written.decode().removesuffix(END)).lines if line]
 
     return draw
 

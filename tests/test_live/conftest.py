@@ -1,4 +1,4 @@
-"""Acquisitions that `live` follows: a real writer in one process, the command in another, and what must hold of them."""
+"""Acquisitions that `live` follows: a real writer in one process, the command in another; what must hold of them."""
 
 from __future__ import annotations
 

@@ -466,7 +466,11 @@ def test_while_a_lease_is_probed_no_open_fails_and_no_signal_kills(root, times):
     written, free, unknown = map(int, done.stdout.split())
     assert (failed, unknown) == (0, 0)
     assert written + free == times
-    assert free
+    folder = system.open_root(str(root))
+    try:
+        assert system.is_written(folder, "chunk") is False  # now that nobody has it open
+    finally:
+        system.close_folder(folder)
     assert opened > times / 100
 
 
