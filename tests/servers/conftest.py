@@ -23,6 +23,18 @@ def need(*programs: str) -> None:
         pytest.skip(reason)
 
 
+def up(mounted: Share) -> Iterator[Share]:
+    """Mounted, until the test is over."""
+    try:
+        mounted.mount()
+    except PermissionError as error:
+        if "ermi" not in str(error):  # permission denied, operation not permitted
+            raise
+        pytest.skip(f"person: a machine that may mount FUSE: {error}")
+    yield mounted
+    mounted.close()
+
+
 @pytest.fixture
 def samba(tmp_path) -> Iterator[Samba]:
     """A running server with the shares ``data`` and ``other``."""
@@ -37,9 +49,7 @@ def samba(tmp_path) -> Iterator[Samba]:
 def share(samba, tmp_path) -> Iterator[Share]:
     """The share ``data``, mounted."""
     mounted = rclone(samba, "data", tmp_path / "mnt", *IMPATIENT)
-    mounted.mount()
-    yield mounted
-    mounted.close()
+    yield from up(mounted)
 
 
 @pytest.fixture
@@ -48,9 +58,7 @@ def sftp(tmp_path) -> Iterator[Share]:
     need("sshfs", "fusermount3", "sftp-server")
     (tmp_path / "data").mkdir()
     mounted = sshfs(tmp_path / "data", tmp_path / "mnt")
-    mounted.mount()
-    yield mounted
-    mounted.close()
+    yield from up(mounted)
 
 
 @pytest.fixture(params=["samba", "sftp"])

@@ -17,6 +17,11 @@ from scopeferry.testing.trees import differences, parts, random_tree
 NTH = 30  # of the 61 files
 
 
+def slow(*values):
+    """The same for patient people."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def codes(result) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for problem in result.problems:
@@ -66,7 +71,7 @@ def later(what, seconds: float = 1.0) -> None:
 
 
 def test_the_server_is_killed_and_stays_away(share, samba, src):
-    result = run(src, share.point / "copy", samba.kill, patience_s=2, workers=2)
+    result = run(src, share.point / "copy", samba.kill, patience_s=1, workers=2)
     assert result.exit_code == 75, codes(result)
     assert set(codes(result)) >= {"SF-323"}
     assert result.copied < 61
@@ -204,7 +209,7 @@ def from_share(share):
 
 
 def test_the_server_of_a_source_is_killed_and_stays_away(from_share, samba, tmp_path):
-    result = run(from_share.point / "run", tmp_path / "copy", samba.kill, patience_s=2, workers=2)
+    result = run(from_share.point / "run", tmp_path / "copy", samba.kill, patience_s=1, workers=2)
     assert result.exit_code == 75, codes(result)
     assert set(codes(result)) <= {"SF-322"}
     samba.start()
@@ -222,6 +227,7 @@ def test_the_server_of_a_source_is_killed_and_comes_back(from_share, samba, tmp_
     assert unlike(from_share.data / "run", tmp_path / "copy") == []
 
 
+@pytest.mark.slow
 def test_the_server_of_a_source_is_gone_before_its_folders_are_listed(from_share, samba, tmp_path):
     def restart():
         samba.kill()
@@ -248,8 +254,8 @@ def test_a_source_that_is_unmounted_is_not_an_empty_source(from_share, tmp_path)
     assert "SF-202" not in codes(result)
 
 
-@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN])
-@pytest.mark.parametrize("call", ["read_into", "open_source"])
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, *slow(errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)])
+@pytest.mark.parametrize("call", ["read_into", *slow("open_source")])
 def test_an_error_that_passes_is_tried_again(from_share, tmp_path, code, call):
     with Steps() as steps:
         steps.before(call, error(code), nth=10)
@@ -257,8 +263,8 @@ def test_an_error_that_passes_is_tried_again(from_share, tmp_path, code, call):
     assert (result.exit_code, result.copied) == (0, 60), codes(result)
 
 
-@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.ENOTCONN])
-@pytest.mark.parametrize("call", ["create_part", "write_at", "flush", "rename_new"])
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, *slow(errno.ENOTCONN)])
+@pytest.mark.parametrize("call", ["rename_new", *slow("create_part", "write_at", "flush")])
 def test_an_error_that_passes_at_the_destination(share, src, code, call):
     with Steps() as steps:
         steps.before(call, error(code), nth=40)
@@ -267,6 +273,7 @@ def test_an_error_that_passes_at_the_destination(share, src, code, call):
     finishes(src, share)
 
 
+@pytest.mark.slow
 def test_a_file_that_the_server_cannot_read_is_named_and_the_others_are_copied(from_share, tmp_path):
     with Steps() as steps:
         steps.before(
@@ -288,7 +295,7 @@ def test_a_file_that_the_server_cannot_read_is_named_and_the_others_are_copied(f
 def test_a_disk_that_is_unmounted_in_mid_run(src, on_tmpfs):
     out = on_tmpfs("""
         ( copied 20; umount -l "$D" ) &
-        run "$S" "$D/copy" '{"patience_s": 0.5, "limit": 40000, "workers": 1}' && exit 9 || test $? = 75
+        run "$S" "$D/copy" '{"patience_s": 0.5, "limit": 100000, "workers": 1}' && exit 9 || test $? = 75
         wait
         test -z "$(ls -A "$D")"
     """)
@@ -298,7 +305,7 @@ def test_a_disk_that_is_unmounted_in_mid_run(src, on_tmpfs):
 def test_another_disk_is_mounted_at_the_same_place(src, on_tmpfs):
     out = on_tmpfs("""
         ( copied 20; umount -l "$D"; mount -t tmpfs tmpfs "$D"; mkdir "$D/copy" "$D/copy.scopeferry" ) &
-        code=0; run "$S" "$D/copy" '{"patience_s": 0.5, "limit": 40000, "workers": 1}' || code=$?
+        code=0; run "$S" "$D/copy" '{"patience_s": 0.5, "limit": 100000, "workers": 1}' || code=$?
         wait
         test $code = 75 || test $code = 1
         test -z "$(find "$D" -type f)"
@@ -310,7 +317,7 @@ def test_the_same_disk_comes_back_within_patience(src, on_tmpfs):
     out = on_tmpfs("""
         mkdir "$T/kept"; mount --bind "$D" "$T/kept"
         ( copied 20; umount -l "$D"; sleep 1; mount --move "$T/kept" "$D" ) &
-        run "$S" "$D/copy" '{"patience_s": 30, "limit": 40000, "workers": 1}'
+        run "$S" "$D/copy" '{"patience_s": 30, "limit": 100000, "workers": 1}'
         wait
         rsync -aHAXn --checksum --itemize-changes "$S/" "$D/copy/"
     """)
@@ -321,7 +328,7 @@ def test_a_source_disk_that_is_unmounted_in_mid_run(src, on_tmpfs, tmp_path):
     out = on_tmpfs("""
         cp -a "$S" "$D/src"
         ( while [ "$(find "$T/copy" -type f 2>/dev/null | wc -l)" -lt 20 ]; do sleep 0.01; done; umount -l "$D" ) &
-        run "$D/src" "$T/copy" '{"patience_s": 0.5, "limit": 40000, "workers": 1}' && exit 9 || test $? = 75
+        run "$D/src" "$T/copy" '{"patience_s": 0.5, "limit": 100000, "workers": 1}' && exit 9 || test $? = 75
         wait
     """)
     assert '"SF-322"' in out

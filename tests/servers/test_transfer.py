@@ -272,7 +272,7 @@ def test_a_second_run_is_told_who_works_there(mounted, src):
 
 def test_killed_in_mid_run_and_the_same_command_again(mounted, src, state):
     """The lock of a dead process is no lock, and what its record has is sent when the next run begins."""
-    command = [COMMAND, "transfer", "--workers", "1", "--limit", "40kB", src, mounted.point / "copy"]
+    command = [COMMAND, "transfer", "--workers", "1", "--limit", "100kB", src, mounted.point / "copy"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         left = state / "scopeferry/underway"
         while not (list(left.rglob("*.jsonl")) and len(list((mounted.data / "copy").rglob("*.tif"))) > 5):
@@ -326,7 +326,7 @@ def test_a_torn_record_on_the_mount_itself_is_ended(share, src):
 
 
 def test_interrupted_leaves_nothing_temporary(mounted, src):
-    command = [COMMAND, "transfer", "--workers", "2", "--limit", "40kB", src, mounted.point / "copy"]
+    command = [COMMAND, "transfer", "--workers", "2", "--limit", "100kB", src, mounted.point / "copy"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while len(list((mounted.data / "copy").rglob("*.tif"))) < 5:
             assert process.poll() is None

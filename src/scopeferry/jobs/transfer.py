@@ -159,6 +159,9 @@ class TransferJob:
             yield from Rehearsal(self).played()
             return
         self._check_mount()
+        disk = publish.disk(where := existing(self.dst))
+        if disk.network:
+            yield from self._answering(LocalStore(where, disk))
         os.makedirs(self.dst, exist_ok=True) if self.settings.parents else make(self.dst)
         self.lock = place.Lock(self.place.lock, self.result.run)
         self.lock.acquire()
@@ -293,8 +296,8 @@ class TransferJob:
         if plan.totals.open and not (ledger and ledger.stopped):
             self._still_written(journal, rec)
         yield from self._patiently(partial(self._set_folders, journal, rec, order))
-        if order.store.disk.network:  # manifest and record go there
-            yield from self._patiently(partial(self._look_at, order))
+        if ledger is not None or order.store.disk.network:  # manifest and record go there
+            yield from self._answering(order.store)
 
     def _walk(self, journal: Journal, order: Order, *, again: bool) -> Generator[Event | None, None, Plan]:
         self._check_source(order)
@@ -303,10 +306,11 @@ class TransferJob:
         self._check_source(order)
         return plan
 
-    def _look_at(self, order: Order) -> Iterator[Event | None]:
-        if not order.store.answers():
-            raise order.store.gone()
-        yield None
+    def _answering(self, store: LocalStore) -> Iterator[None]:
+        """Wait until the destination answers."""
+        if not store.answers():
+            yield from self._until_back(store, store.gone())
+            self.control.done_waiting("destination")
 
     def _patiently(self, step: Callable[[], Any]) -> Generator[Event | None, None, Any]:
         """Do a step of the coordinator; where a side goes away, wait until it is back, and do it again."""

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import stat
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -235,11 +234,12 @@ class LocalStore:
         return self.present() and (not self.disk.network or ask(self.root, self._takes_a_folder))
 
     def _takes_a_folder(self) -> bool:
-        name = publish.part_name(b"\0answers", f"{threading.get_native_id() & 0xFFFF_FFFF:08x}")
+        name = publish.part_name(b"\0answers", "00000000")
         try:
             with Folders(os.path.dirname(self.lock) or self.root) as folders:
                 before = system.folder_stat(folders.root)
-                system.make_folder(folders.root, name)
+                with contextlib.suppress(FileExistsError):  # a killed run left it
+                    system.make_folder(folders.root, name)
                 system.remove_folder(folders.root, name)
                 system.set_attributes(folders.root, None, before.st_mtime_ns, before.st_atime_ns)
         except OSError as error:

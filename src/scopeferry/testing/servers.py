@@ -58,7 +58,7 @@ def missing(*programs: str) -> str:
         if not _found(name):
             return f"needs {name}: apt install {PACKAGES.get(name, name)}"
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        return "needs /dev/fuse: a kernel with FUSE, and the right to mount"
+        return "person: a machine with FUSE, and the right to mount"
     return ""
 
 
@@ -104,6 +104,10 @@ class Program:
                 start_new_session=True,
                 env={**os.environ, **self.env},
             )
+
+    def has_ended(self) -> bool:
+        """Has it ended by itself?"""
+        return self.process is not None and self.process.poll() is not None
 
     def send(self, number: int) -> None:
         """Send a signal to it, and to all that it has started."""
@@ -183,10 +187,14 @@ class Share:
     mounts: Program
 
     def mount(self) -> None:
-        """Mount it, and wait until it is."""
+        """Mount it, and wait until it is. Raises PermissionError with what the program said if it may not."""
         self.point.mkdir(exist_ok=True)
         self.mounts.start()
-        wait_until(lambda: os.path.ismount(self.point))
+        wait_until(lambda: os.path.ismount(self.point) or self.mounts.has_ended())
+        if not os.path.ismount(self.point):
+            said = self.mounts.log.read_text(errors="replace").strip()[-200:]
+            self.mounts.end()
+            raise PermissionError(said)
 
     def unmount(self) -> None:
         """Take it away, whoever still uses it: what is left is the bare folder. Twice is harmless."""
