@@ -203,6 +203,21 @@ def test_a_listing_that_fails_once_is_not_an_empty_one(root, growing, monkeypatc
         assert source.unreadable == {}
 
 
+def test_folders_that_are_listed_again_while_those_below_still_wait(root, growing, monkeypatch):
+    monkeypatch.setattr("scopeferry.sources.growing.SLICE_S", 0.001)
+    for number in range(600):
+        put(root, f"c/{number}/x")
+    done = Done()
+    with growing(root, done, scan_interval_s=0.001) as source:
+        follower = Follower(source, str(root), done)
+        for number in range(600, 800):
+            put(root, f"c/{number}/x")
+            next(follower)
+        follower.to_the_end()
+        assert len(follower.copies) == 800
+        assert source._failures == 0
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="person: a POSIX system")
 def test_what_cannot_be_listed_is_named_and_does_not_hold_up_the_end(root, growing, monkeypatch):
     from scopeferry.kernel.publish import system

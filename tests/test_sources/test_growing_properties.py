@@ -185,6 +185,7 @@ class Writers(RuleBasedStateMachine):
             self.follower.to_the_end()
             assert not self.lacking()
             assert not self.follower.flight
+            assert self.source._failures == 0  # nothing here is unreadable
             assert self.source.in_flight == self.source.waiting == 0
         finally:
             self.source.close()

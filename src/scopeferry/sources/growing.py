@@ -171,6 +171,7 @@ class GrowingTree:
         self._refused: dict[str, Version] = {}
         self._number = 0
         self._folders: Folders | None = None
+        self._moved = False  # a folder is not the one that may be held open
         self._mounted: Disk | None = None
         self._inotify: _inotify.Inotify | None = None
         self._watched: OrderedDict[int, _Folder] = OrderedDict()
@@ -180,6 +181,7 @@ class GrowingTree:
         self._ending = self._begun = False
         self._work_at = self._pass_at = self._pass_began = 0.0
         self._look_s = 5e-6
+        self._checked_s, self._stretch = 0.0, 1.0
         self._busy_s = 0.0
         self._changes = self._failures = 0
         self._walking: _Walking | None = None
@@ -387,6 +389,9 @@ class GrowingTree:
 
     def _step(self, now: float) -> bool:
         """A little work; False if there is none."""
+        if self._moved and self._folders is not None:  # here nobody holds a folder
+            self._folders.forget()
+            self._moved = False
         if now >= self._pass_at:
             self._begin_pass(now)
             return self.absent_since is None
@@ -459,6 +464,9 @@ class GrowingTree:
         assert self._folders is not None
         self._folders.forget()
         self.passes += 1
+        busy = self._checked_s * SHARE > self.scan_interval_s
+        self._stretch = min(16.0, self._stretch * 1.5) if busy else max(1.0, self._stretch / 1.1)
+        self._checked_s = 0.0
         self._out.forget_calm(now)
         if self._walking is None and now >= self._walk_at:
             self.begin_walk()
@@ -547,7 +555,7 @@ class GrowingTree:
         """How long until something of this age, whose look took so long, is looked at again."""
         count = max(len(self._nodes), len(self._looks))
         longest = max(LONGEST_S * max(1.0, count / FEW_FOLDERS), SHARE * count * self._look_s)
-        return max(self.scan_interval_s, min(age / 20, longest), SHARE * took)
+        return max(self.scan_interval_s, min(age / 20 * self._stretch, longest), SHARE * took)
 
     def _check_some(self, now: float) -> None:
         """Look at the times of folders that are due."""
@@ -581,7 +589,9 @@ class GrowingTree:
                 if node.watch >= 0 and self.watch == "events":
                     after = max(after, WATCHED_S)
                 self._schedule(node, self._pass_began + after)
-        self._look_s += ((time.monotonic() - began) / count - self._look_s) / 8
+        spent = time.monotonic() - began
+        self._checked_s += spent
+        self._look_s += (spent / count - self._look_s) / 8
 
     def _enter(self, path: str, found: os.stat_result, *, told: bool) -> None:
         """A folder in a folder."""
@@ -594,8 +604,8 @@ class GrowingTree:
             self._want(node, first=told)
         elif found.st_mtime_ns != node.mtime_ns or found.st_ino != node.inode:
             self._want(node, first=True)
-            if found.st_ino != node.inode and self._folders is not None:
-                self._folders.forget()
+            if found.st_ino != node.inode and node.listed >= 0:
+                self._moved = True
 
     def _drop(self, node: _Folder) -> None:
         """A folder that is no more. Its files are not said to be gone: freeing a disk looks just so."""
