@@ -55,7 +55,7 @@ def finishes(src, share, name="copy"):
     """The same command ends the work, and sends nothing that is there."""
     there = nothing_wrong_stands_at(share.data / name, src) if (share.data / name).is_dir() else 0
     result = scopeferry.transfer(src, share.point / name)
-    assert result.exit_code == 0, codes(result)
+    assert result.exit_code == 0, [str(one) for one in result.problems]
     assert result.copied <= 61 - there + 3
     assert unlike(src, share.data / name) == []
     assert parts(share.data) == []

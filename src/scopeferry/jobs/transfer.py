@@ -360,6 +360,7 @@ class TransferJob:
                 line = Line(tasks(journal, order, self.control), ledger)
                 yield from self._take(run([line], executor, slots=workers, control=self.control, batch_items=items))
         if not self.control.stopped:
+            yield from self._answering(order.store)
             refresh_links(journal, order)
 
     def _executor(self, order: Order, workers: int, totals: Totals) -> Executor:
