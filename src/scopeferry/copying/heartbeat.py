@@ -87,6 +87,10 @@ def _made(path: str, facts: bytes) -> bool:
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
         return False
+    except PermissionError:  # what rclone says of a file that is there, and that the kernel has just not found
+        if os.path.lexists(path):
+            return False
+        raise
     try:
         os.write(fd, facts)
     finally:
