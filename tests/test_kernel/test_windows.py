@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -9,8 +10,9 @@ import struct
 
 import pytest
 
-from scopeferry.kernel import _windows
+from scopeferry.kernel import _windows, _windows_extras
 from scopeferry.kernel._windows import Folder
+from scopeferry.stores.files import xattr_kind
 
 FILETIME_2024 = 133_485_408_000_000_000  # 2024-01-01T00:00:00Z in 100 ns since 1601
 NS_2024 = 1_704_067_200_000_000_000
@@ -219,3 +221,78 @@ def test_times_before_1601_cannot_be_held():
     with pytest.raises(OSError, match="1601"):
         _windows._filetime(-12_000_000_000 * 10**9)
     assert _windows._unix_ns(_windows._filetime(NS_2024 + 1234)) == NS_2024 + 1200
+
+
+# -- streams and access lists ------------------------------------------------------------------------------------------
+
+ACE = struct.pack("<BBHI", 0, 0, 20, 0x1F01FF) + bytes.fromhex(
+    "010100000000000100000000"
+)  # everybody may do everything
+ACL = struct.pack("<BBHHH", 2, 0, 8 + len(ACE), 1, 0) + ACE
+
+
+def test_an_access_list_out_of_a_descriptor_and_into_another():
+    owner = bytes.fromhex("010100000000000100000000")
+    for control, protected in ((0x8004, 0), (0x9004, 1)):
+        offsets = (20, 0, 0, 20 + len(owner))
+        descriptor = struct.pack("<BBHIIII", 1, 0, control, *offsets) + owner + ACL + b"what follows"
+        value = _windows_extras.dacl_of(descriptor)
+        assert value == struct.pack("<H", protected) + ACL
+        assert _windows_extras.dacl_of(_windows_extras.descriptor_with(value)) == value
+
+
+@pytest.mark.parametrize("control", [0x8000, 0x8004])
+def test_no_access_list_is_none(control):
+    with pytest.raises(OSError, match="no access list"):
+        _windows_extras.dacl_of(struct.pack("<BBHIIII", 1, 0, control, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("value", [b"\0\0", b"\0\0" + ACL[:-1], b"\0\0" + ACL + b"x"])
+def test_what_is_no_access_list_is_not_set(value):
+    with pytest.raises(OSError, match="no access list"):
+        _windows_extras.descriptor_with(value)
+
+
+@pytest.mark.parametrize("name", ["stream.", "stream.a:b", "stream.a\\b", "stream.a/b", "user.x", "stream.a\0"])
+def test_a_stream_from_a_record_never_names_another_file(name):
+    with pytest.raises(OSError, match="no such attribute"):
+        _windows_extras._stream_name(name)
+
+
+def test_streams_are_listed_without_the_content_itself(monkeypatch):
+    """As the reference describes the calls; the other system has none."""
+    names = [("::$DATA", 5), (":Zone.Identifier:$DATA", 26), (":note\u00e9:$DATA", 0)]
+
+    def found(buffer):
+        name, size = names.pop(0)
+        raw = struct.pack("<q", size) + name.encode("utf-16-le") + bytes(2)
+        ctypes.memmove(buffer, raw, len(raw))
+
+    def function(name):
+        def first(_path, _level, buffer, _flags):
+            found(buffer)
+            return 7
+
+        def following(_handle, buffer):
+            if not names:
+                return 0
+            found(buffer)
+            return 1
+
+        return {"FindFirstStreamW": first, "FindNextStreamW": following, "FindClose": lambda handle: handle == 7}[name]
+
+    monkeypatch.setattr(_windows, "_function", function)
+    assert _windows_extras._streams("x") == [("Zone.Identifier", 26), ("note\u00e9", 0)]
+
+
+def test_a_stream_too_large_to_be_kept_is_an_error_and_not_a_silence():
+    with pytest.raises(OSError, match=r"alternate stream big is larger") as caught:
+        _windows_extras._content("x:big", _windows_extras.LARGEST + 1, "big")
+    assert caught.value.errno == errno.EFBIG
+
+
+def test_what_is_kept_of_them_is_asked_for():
+    assert {"acl", "streams"} <= _windows.CAN_KEEP
+    assert [xattr_kind(name) for name in ("acl.dacl", "stream.x", "user.x", "system.posix_acl_access")] == [
+        "acl", "streams", "xattrs", "acl",
+    ]  # fmt: skip

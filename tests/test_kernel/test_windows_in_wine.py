@@ -35,7 +35,7 @@ typedef uint64_t u;
 typedef u (*call)(u, u, u, u, u, u, u, u, u, u);
 static int get(void *at, size_t size) { return size == 0 || fread(at, size, 1, stdin) == 1; }
 int main(void) {
-    HMODULE library = LoadLibraryA("kernel32.dll");
+    HMODULE library = LoadLibraryA("kernel32.dll"), security = LoadLibraryA("advapi32.dll");
     _setmode(0, _O_BINARY);
     _setmode(1, _O_BINARY);
     for (;;) {
@@ -53,6 +53,7 @@ int main(void) {
             a[i] = (u)memory[i];
         }
         call function = (call)GetProcAddress(library, name);
+        if (!function) function = (call)GetProcAddress(security, name);
         if (function) {
             SetLastError(0);
             result = function(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]);
@@ -451,3 +452,26 @@ def test_one_lock_and_its_readers(system, folder, put):
 def test_mounts(system, folder):
     kind, point, serial = system.mount("C:\\t")
     assert (kind, point, len(serial)) == ("ntfs", "\\\\?\\C:\\", 8)
+
+
+def test_an_access_list_goes_from_one_file_to_another(system, folder, put):
+    """Wine keeps one only as far as a mode can: everybody may read, or nobody but the owner."""
+    put(folder, "a", b"a")
+    put(folder, "b", b"b")
+    one, other = system.open_source(folder, "a"), system.open_part(folder, "b")
+    kept = system.xattrs(one)
+    assert set(kept) == {"acl.dacl"}  # Wine knows no streams
+    size, count = struct.unpack_from("<xxHH", kept["acl.dacl"], 2)
+    assert (size, count >= 1) == (len(kept["acl.dacl"]) - 2, True)
+    nobody = kept["acl.dacl"][:2] + struct.pack("<BBHHH", 2, 0, 8, 0, 0)
+    system.set_xattr(other, "acl.dacl", nobody)
+    assert system.xattrs(other)["acl.dacl"] != kept["acl.dacl"]
+    system.set_xattr(other, "acl.dacl", kept["acl.dacl"])
+    assert system.xattrs(other) == kept
+    system.os.close(one)
+    system.os.close(other)
+
+
+def test_what_a_volume_has(system, folder):
+    assert system.holds_xattr(folder, "acl.dacl")
+    assert not system.holds_xattr(folder, "user.x")
