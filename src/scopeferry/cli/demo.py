@@ -14,12 +14,13 @@ def parser() -> Parser:
     made = Parser(
         "demo",
         "demo [--to DIR] [options]",
-        "A simulated run folder is copied, the copier killed, a bit flipped in the copy: see how each is found.",
+        "A simulated microscope writes, a live copy runs beside it; the copier is killed, a frame dropped, a\n"
+        "bit flipped in the copy: see how each is found.",
         "scopeferry demo --to /tmp/demo",
     )
     made.add_argument("--to", metavar="DIR", help="an empty folder, or one to be made; default a temporary one")
     made.add_argument("--seed", metavar="N", default="0", help="another simulated run; default 0")
-    made.add_argument("--speed", metavar="X", default="1", help="times the rate of the copy that is killed; default 1")
+    made.add_argument("--speed", metavar="X", default="1", help="times the rate of the microscope; default 1")
     made.add_argument("--json", action="store_true", help="one JSON object on stdout")
     made.verbosity()
     return made

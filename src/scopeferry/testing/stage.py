@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 from scopeferry.errors import Failed
 from scopeferry.kernel import publish
@@ -62,6 +64,21 @@ class Ran:
         return [(problem["code"], problem["path"]) for problem in self.envelope.get("problems", ())]
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A command that runs, or has ended and was not looked at yet."""
+
+    words: Sequence[str]
+    child: subprocess.Popen[bytes]
+    out: IO[bytes]
+    err: IO[bytes]
+
+    @property
+    def ended(self) -> bool:
+        """Does it run no more?"""
+        return self.child.poll() is not None
+
+
 @dataclass(slots=True)
 class Stage:
     """The folder with a source and a copy, how things are shown there, and what was checked so far."""
@@ -73,6 +90,7 @@ class Stage:
     control: Control
     checks: list[Check] = field(default_factory=list)
     ran: int = 0
+    open: ExitStack = field(default_factory=ExitStack)
     _same_inode: bool = True
 
     def __post_init__(self) -> None:
@@ -96,9 +114,9 @@ class Stage:
         """What source and copy hold now."""
         return self.source(), self.copy()
 
-    def arrived(self) -> int:
-        """How many files bear their final names at the copy; none is read."""
-        walked = os.walk(self.at(self.copy_name))
+    def arrived(self, folder: str) -> int:
+        """How many files bear their final names at the copy, below folders of this name; none is read."""
+        walked = (at for at in os.walk(self.at(self.copy_name)) if folder in at[0].split(os.sep))
         paths = (os.path.join(folder, name) for folder, _, names in walked for name in names if not is_part(name))
         return sum(not os.path.islink(path) for path in paths)
 
@@ -120,36 +138,40 @@ class Stage:
         if not ok:
             raise Broken(f"check '{name}' failed: {sentence}", hint=f"look at what is left in {self.folder}")
 
-    def run(self, *words: str, until: Callable[[], bool] | None = None, data: bool = False) -> Ran:
-        """Run ``scopeferry WORDS...`` to its end, or kill it as soon as `until` says so.
+    def run(self, *words: str) -> Ran:
+        """Run ``scopeferry WORDS...`` to its end; see `end`."""
+        return self.end(self.start(*words))
 
-        Its last line is shown, and with `data` what it writes to stdout. Raises Broken if it hangs, and the reason why
-        `control` was stopped.
-        """
+    def start(self, *words: str) -> Running:
+        """Begin ``scopeferry WORDS...``. What still runs when ``open`` is closed is killed."""
         self.say(f"   $ scopeferry {' '.join(words)}")
         self.ran += 1
         path = os.path.join(self.at(OUTPUT), f"{self.ran}-{words[0]}")
-        with open(f"{path}.out", "w+b") as out, open(f"{path}.err", "w+b") as err:
-            code = self._wait(words, until, stdout=out, stderr=err)
-            ran = Ran(code, _text(out), _text(err))
-        last = [line for line in ran.err.splitlines()[-1:] if line.startswith("exit ")]
-        for line in [*(ran.out.splitlines() if data else ()), *last]:
-            self.say(f"     {line}")
+        out, err = (self.open.enter_context(_new(f"{path}.{stream}")) for stream in ("out", "err"))
+        how = {"cwd": self.folder, "env": self._environment(), "stdout": out, "stderr": err}
+        return Running(words, self.open.enter_context(leashed(words, **how)), out, err)
+
+    def end(self, running: Running) -> Ran:
+        """Wait until it ends, and show its last line.
+
+        Raises Broken if it hangs, and the reason why `control` was stopped.
+        """
+        self.wait(f"{running.words[0]} has not ended", lambda: running.ended)
+        ran = Ran(int(running.child.returncode), _text(running.out), _text(running.err))
+        for line in ran.err.splitlines()[-1:]:
+            if line.startswith("exit "):
+                self.say(f"     {line}")
         return ran
 
-    def _wait(self, words: Sequence[str], until: Callable[[], bool] | None, **streams: Any) -> int:
+    def wait(self, hangs: str, over: Callable[[], bool]) -> None:
+        """Wait until it is so; raises Broken if it never is, and the reason why `control` was stopped."""
         looks = PATIENCE_S / POLL_S  # counted, since a machine that was asleep or paused has not waited
-        with leashed(words, cwd=self.folder, env=self._environment(), **streams) as child:
-            while child.poll() is None:
-                self.control.check()
-                if until is not None and until():
-                    child.kill()
-                elif (looks := looks - 1) < 0:
-                    raise Broken(f"{words[0]} has not ended within {PATIENCE_S:.0f} s")
-                else:
-                    self.control.sleep(POLL_S)
-            self.control.check()  # Ctrl-C ends the child too
-            return int(child.returncode)
+        while not over():
+            self.control.check()
+            if (looks := looks - 1) < 0:
+                raise Broken(f"{hangs} within {PATIENCE_S:.0f} s")
+            self.control.sleep(POLL_S)
+        self.control.check()  # Ctrl-C ends a child too
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SCOPEFERRY_")}
@@ -161,6 +183,10 @@ def is_part(path: str) -> bool:
     """Is it a temporary file of a copy?"""
     name = path.rpartition("/")[2]
     return name.startswith(publish.PART_PREFIX) and name.endswith(publish.PART_SUFFIX)
+
+
+def _new(path: str) -> IO[bytes]:
+    return open(path, "w+b")
 
 
 def _text(file: Any) -> str:

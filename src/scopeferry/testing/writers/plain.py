@@ -16,8 +16,8 @@ Settings, all optional:
 
 A region must be whole chunks, or a part of one chunk whose bytes lie together; the bytes of a put are given to its
 chunks in order. A shard grows by its inner chunks in the order of their puts, its index is written when the last of
-them is there or at ``close`` (of what has been put); with `rename` it bears the other name until then. The fill value
-deletes a shard as a whole.
+them is there, or at ``index`` or ``close`` (of what has been put); with `rename` it bears the other name until then.
+The fill value deletes a shard as a whole.
 """
 
 from __future__ import annotations
@@ -217,6 +217,10 @@ class Writer:
             self._json(folder, ".zattrs", attributes)
 
     def close(self) -> None:
+        """End."""
+        self.index()
+
+    def index(self) -> None:
         """Shards that are not full get their index."""
         for array in self.arrays.values():
             for shard in array.shards.values():
