@@ -48,6 +48,7 @@ class Writer:
 
     def __init__(self, pid: int | None = None) -> None:
         self._group = _Stalls(group_pressure(pid)) if pid is not None else None
+        self.group_stalls(time.monotonic())
         self._lock = threading.Lock()
         self._at_s = 0.0  # of the last chunk, by the source's clock
         self._pauses: deque[float] = deque(maxlen=_RHYTHM)
@@ -160,11 +161,12 @@ class Pace:
     def _sample(self, now: float) -> None:
         took, self._sampled_s = now - self._sampled_s, now
         moved, self._moved = self._moved / took, 0
+        system_wide = self._system.share(now)
         active = [writer for writer in self._writers if writer.active] if self.gentle else []
         if not active:
             self.rate, self.cause = self.limit, "limit" if self.limit else ""
             return
-        stalled, signal = self._stalled(active, now, took)
+        stalled, signal = self._stalled(active, system_wide, now, took)
         rates = [writer.rate for writer in active]
         floor = min([FLOOR, *(rate for rate in rates if rate)])
         if stalled > HELD_UP:
@@ -177,9 +179,8 @@ class Pace:
             self.rate = self._allowed
             self.cause = f"{signal}: held up {min(1.0, stalled):.0%} of the time" if signal else "writer active"
 
-    def _stalled(self, active: list[Writer], now: float, took: float) -> tuple[float, str]:
+    def _stalled(self, active: list[Writer], system_wide: float | None, now: float, took: float) -> tuple[float, str]:
         """The part of the last time in which a writer was held up, and what says so: the first that can be had."""
-        system_wide = self._system.share(now)
         signals: list[tuple[str, Callable[[], list[float | None]]]] = [
             ("writer's io.pressure", lambda: [writer.group_stalls(now) for writer in active]),
             ("chunks late", lambda: [writer.lateness(took) for writer in active]),

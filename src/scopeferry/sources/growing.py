@@ -644,6 +644,7 @@ class GrowingTree:
         began, wall = time.monotonic(), time.time_ns()
         first, took, present = node.listed < 0, 0.0, 0
         names: set[str] | None = set()
+        nodes, prefix = self._nodes, _join(node.path, "")
         node.relist = node.wanted = False
         self.listings += 1
         try:
@@ -664,7 +665,8 @@ class GrowingTree:
                         at_s = time.monotonic()
                         batch = some[at : at + BATCH]
                         rows = self._known.names(node.path, batch) if known is None else known
-                        self._judge_all(node, batch, rows, first=first)
+                        files = [name for name in batch if prefix + name not in nodes]  # those have their own looks
+                        self._judge_all(node, files, rows, first=first)
                         present += len(rows)
                         took += time.monotonic() - at_s
                         yield
@@ -943,8 +945,9 @@ class GrowingTree:
             self.newest_change_ns = at
 
     def _is_temporary(self, path: str) -> bool:
-        name = path.rpartition("/")[2]
-        return publish.part_hash(name) is not None or (self._temporary is not None and self._temporary(path))
+        if publish.PART_PREFIX in path and publish.part_hash(path.rpartition("/")[2]) is not None:
+            return True
+        return self._temporary is not None and self._temporary(path)
 
     def _note_temporary(self, node: _Folder, path: str) -> None:
         name = path.rpartition("/")[2]
@@ -1136,7 +1139,7 @@ class GrowingTree:
                 path = _join(node.path, told.name)
                 if not told.mask & _inotify.IS_FOLDER and self._is_temporary(path):
                     self._went_away(node, (told.name,))
-            else:
+            elif told.mask & _inotify.IS_FOLDER or not self._is_temporary(_join(node.path, told.name)):
                 named.setdefault(node, set()).add(told.name)
 
 

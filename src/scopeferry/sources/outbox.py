@@ -30,8 +30,7 @@ class Version(NamedTuple):
     fingerprint: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A file (or link, see `mode`) that is whole and not done in this version.
 
     ``inode`` and ``ctime_ns`` are 0 where they are no evidence. ``before``: the version that is done, None if there is
