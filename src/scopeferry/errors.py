@@ -133,6 +133,7 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-912": (0, "checked again after a change of settings", ""),
     "SF-913": (0, "only part of it was looked at", ""),
     "SF-914": (0, "something that seems to say finished says nothing", ""),
+    "SF-915": (0, "metadata that are not understood: copied as they are", ""),
 }
 
 #: What decides when several things went wrong: the first that applies (``specs/transfer.md`` 5).

@@ -116,7 +116,7 @@ class InspectJob:
         for path in sorted(watched.tree.special):
             result.add("SF-901", path, f"neither file, folder nor link: {printable(path)}")
         for path, problem in watched.zarr.problems.items():
-            result.add("SF-914", path, f"{printable(path)}: {problem}")
+            result.add("SF-915", path, f"{printable(path)}: {problem}")
         for path, why in watched.tree.unreadable.items():
             result.add("SF-204", path, f"cannot be read: {printable(path)}: {why}")
         if result.state != FINISHED:

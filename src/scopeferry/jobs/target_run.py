@@ -431,6 +431,10 @@ class TargetRun(TransferJob):
             self.result.add("SF-603", "", f"the end is not proved ({why})")
         for note in decision.notes:
             self.result.add("SF-914", "", note)
+        assert self.growing is not None
+        zarr = self.growing.zarr
+        for path, problem in {**dict.fromkeys(zarr.not_ready, "does not parse"), **zarr.problems}.items():
+            self.result.add("SF-915", path, f"{printable(path)}: {problem}")
 
     def _finish(self) -> dict[str, Any]:
         decision = self.decision
