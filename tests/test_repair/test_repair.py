@@ -13,7 +13,10 @@ from scopeferry import repair, transfer, verify
 from scopeferry.copying import record
 from scopeferry.copying.place import Lock
 from scopeferry.errors import Interrupted, UsageError
+from scopeferry.jobs.repair import RepairJob
+from scopeferry.jobs.verify import VerifySettings
 from scopeferry.kernel.task import Control
+from scopeferry.reports.progress import Meter
 from scopeferry.testing.copies import NAMES, state_of, swapping, told
 from scopeferry.testing.steps import Steps, error, path_of
 from scopeferry.testing.trees import differences, flip, parts, random_bytes, random_tree, rewrite
@@ -311,6 +314,34 @@ def test_many_files_known_by_different_digests(tmp_path):
     assert result.exit_code == 0, result.problems
     assert differences(src, dst) == []
     assert verify(dst).exit_code == 0
+
+
+def test_links_and_folders_of_a_copy_with_several_digests_are_healed_once(rich):
+    rich.copy(digests=["xxh128", "sha256", "md5"])
+    (rich.dst / "link").unlink()
+    (rich.dst / "link").symlink_to("elsewhere")
+    (rich.dst / "empty").rmdir()
+    (rich.dst / "sub/c.tif").unlink()
+    events = []
+    result = repair(rich.src, rich.dst, on_event=events.append)
+    assert (result.exit_code, result.repaired) == (0, 2), result.problems
+    healed = [event.path for event in events if event.kind == "done" and event.data["action"] == "repaired"]
+    assert sorted(healed) == sorted(set(healed))
+    assert len([line for line in rich.lines() if line.get("action") == "set_aside"]) == 1
+    assert verify(rich.dst).exit_code == 0
+
+
+def test_progress_tells_what_is_healed_from_what_was_read(rich):
+    flip(rich.dst / "a.tif")
+    job = RepairJob(str(rich.src), str(rich.dst), VerifySettings())
+    meter = Meter("dst", job.control, reads_only=True)
+    lines = []
+    for event in job.run():
+        if event is not None:
+            meter.tell(event)
+            lines.append(meter.line(80, ascii_only=True))
+    assert any(line.startswith("dst  checked 99 %  6 of 7 items") for line in lines)
+    assert lines[-1].startswith("dst  repaired 100 %  1 item  5.00 kB")
 
 
 def test_one_file(tmp_path):

@@ -66,6 +66,31 @@ def test_what_differs_or_is_missing_is_named_and_left(sides):
     assert result.adopted == 9
 
 
+def test_it_reads_both_sides_each_time(sides):
+    src, dst = sides
+    shutil.copytree(src, dst, dirs_exist_ok=True)
+    assert verify(dst, src, adopt=True).adopted == 12
+    with Steps() as steps:
+        opened = steps.watch("open_source")
+        result = verify(dst, src, adopt=True)
+    assert (result.exit_code, result.adopted, result.checked, result.verified) == (0, 0, 12, 12)
+    assert len([name for name, *_ in opened]) >= 24
+    assert "12 as they were recorded" in result.details["verdict"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"quick": True}, {"sample": "5%"}, {"manifest": "SUMS"}, {"one_way": True}],
+    ids=lambda more: next(iter(more)),
+)
+def test_what_would_read_less_does_not_go_with_it(sides, more):
+    src, dst = sides
+    with pytest.raises(UsageError) as caught:
+        verify(dst, src, adopt=True, **more)
+    assert caught.value.code == "SF-105"
+    assert not os.path.exists(f"{dst}.scopeferry")
+
+
 def test_a_further_digest_from_the_start(sides):
     src, dst = sides
     shutil.copytree(src, dst, dirs_exist_ok=True)

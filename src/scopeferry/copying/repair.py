@@ -210,13 +210,16 @@ class _One:
 
 
 def repair_tasks(expected: Expected, order: Order, algorithm: str, control: Control) -> Iterator[RepairItem]:
-    """What a check found wrong, of files those known by this digest, but for hard links whose first name is known."""
+    """What a check found wrong and is known by this digest, but for hard links whose first name is known. What has none
+    (links, folders) goes with the first one.
+    """
+    first = order.store.digests[0]
     order = replace(order, store=replace(order.store, digests=(algorithm,)))
     for item in expected.items(OFF, BAD):
         if control.stopped:
             return
         linked = item.kind == states.HARDLINK and item.state == BAD and _leader(expected, item) is not None
-        if (item.algorithm or algorithm) == algorithm and not linked:
+        if (item.algorithm or first) == algorithm and not linked:
             yield RepairItem(order, os.fsdecode(item.path), item)
 
 

@@ -59,7 +59,9 @@ class AdoptJob(TransferJob):
     def __init__(self, src: str, dst: str, settings: Any, control: Control | None = None) -> None:
         if not os.path.exists(dst):
             raise UsageError(f"the copy is not there: {printable(dst)}", code="SF-101", path=dst)
-        chosen = TransferSettings(records=settings.records, journal=settings.journal, workers=settings.workers)
+        chosen = TransferSettings(
+            verify="all", records=settings.records, journal=settings.journal, workers=settings.workers
+        )
         if settings.digest:
             chosen = replace(chosen, digest=tuple(settings.digest))
         super().__init__(src, dst, chosen, control)
@@ -89,11 +91,12 @@ class AdoptJob(TransferJob):
         """Adopt what is equal; yields events, and None as a tick."""
         yield from super().run()
         result = self.result
+        known = f", {result.checked:,} as they were recorded" if result.checked else ""
         result.checked += result.adopted
         if self.checks.strict and result.extras:
             result.add("SF-405", self.dst, f"{result.extras:,} files of the copy are not at the source")
         result.details["verdict"] = (
-            f"adopted {result.adopted:,} of {result.items:,} files and links: both sides were read and are equal"
+            f"adopted {result.adopted:,} of {result.items:,} files and links{known}: both sides were read and are equal"
         )
 
 

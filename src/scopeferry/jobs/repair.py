@@ -110,6 +110,8 @@ class RepairJob(Job):
         self.held.callback(rec.close)
         order = self._order(source, working[0])
         ledger = RepairLedger(expected, order, rec, self.check.journal, self.result.run)
+        wrong, size = expected.count_of(OFF, BAD), expected.totals().get(BAD, (0, 0))[1]
+        yield Event("found", self.result.run, self.target, wrong, size, {"plan": True, "heals": True})
         yield from self.guarded(self._healed(expected, order, ledger, working))
         self._end(expected, ledger, rec)
         return rec

@@ -61,6 +61,9 @@ class VerifySettings:
             raise UsageError(f"--workers is 1 to 64, not {self.workers}", code="SF-105")
         if self.quick and (self.sample or self.digest):
             raise UsageError("--quick reads nothing: it goes neither with --sample nor with --digest", code="SF-105")
+        if self.adopt and (self.manifest or self.sample or self.quick or self.one_way):
+            say = "--adopt reads both sides in full: it goes with none of --manifest, --sample, --quick, --one-way"
+            raise UsageError(say, code="SF-105")
 
 
 def verify(

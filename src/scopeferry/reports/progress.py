@@ -51,13 +51,15 @@ class Meter:
     """Where one dataset stands. Feed it events with `tell`.
 
     ``proof`` is how much is read back (a value of ``--verify``).
-    ``reads_only`` marks a job that reads what is there (`verify`): it has no *copied*.
+    ``reads_only`` marks a job that reads what is there (`verify`): it has no *copied*. ``heals``: it has read, and now
+    sets right what it found (`repair`).
     """
 
     name: str
     counters: Progressing
     proof: str = "full"
     reads_only: bool = False
+    heals: bool = False
     clock: Callable[[], float] = time.monotonic
     total_items: int = 0
     total_bytes: int | None = None
@@ -70,7 +72,7 @@ class Meter:
     _proved_items: int = 0
     _settled: int = 0
     _proved: int = 0
-    _base: tuple[int, int] = (0, 0)
+    _before: int = 0  # bytes, until it began to heal
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
     _began: float = 0.0
     _path: str = ""
@@ -84,7 +86,9 @@ class Meter:
             self._done(event)
         elif event.kind == "failed":
             again = event.data.get("code") == "SF-201"  # such a file is listed again
-            if self.reads_only:  # what differs has been looked at as well; one item may differ in several ways
+            if (
+                self.reads_only and not self.heals
+            ):  # what differs has been looked at as well; one item may differ in several ways
                 self.items += event.items * (event.path != self._path)
                 self.differing += event.path != self._path
                 self._path = event.path
@@ -94,10 +98,15 @@ class Meter:
             self._found(event)
 
     def _found(self, event: Event) -> None:
+        if event.data.get("heals"):
+            self.heals, self.items, self.differing, self._settled = True, 0, 0, 0
+            self._before = max(self.counters.copied, self.counters.verified)
+            self._samples.clear()
+            self._began = self.clock()
         if event.data.get("plan"):
             self.total_items = self.items + self.failed + event.items
             self.total_bytes = self.copied_bytes + event.bytes
-            self.state = "checking" if self.reads_only else "copying"
+            self.state = "repairing" if self.heals else "checking" if self.reads_only else "copying"
             return
         if self.total_bytes is None or self.open_items == 0:
             self.state = "listing again" if self.items or self.failed else "listing"
@@ -123,7 +132,8 @@ class Meter:
     @property
     def copied_bytes(self) -> int:
         """Bytes copied (or compared), those of files in flight included."""
-        return max(self._settled, self.counters.copied, self.counters.verified if self.reads_only else 0)
+        moving = max(self.counters.copied, self.counters.verified if self.reads_only else 0)
+        return max(self._settled, moving - self._before)
 
     @property
     def verified_bytes(self) -> int:
@@ -174,7 +184,8 @@ class Meter:
             if self.found_items:
                 found += [(1, count(self.found_items)), (2, f"{size(self.found_bytes)} so far")]
             return found
-        parts = [(0, f"{'checked' if self.reads_only else 'copied'} {self.copied_percent} %")]
+        did = "repaired" if self.heals else "checked" if self.reads_only else "copied"
+        parts = [(0, f"{did} {self.copied_percent} %")]
         if self._all_read_back:
             parts.append((1, f"verified {self.verified_percent} %"))
         noun = "item" if self.reads_only else "file"
@@ -184,7 +195,7 @@ class Meter:
         if self.state == "listing again" and not ended:
             parts.append((7, self.state))
         if self.failed or self.differing:
-            parts.append((2, f"{self.differing:,} differ" if self.reads_only else f"{self.failed:,} failed"))
+            parts.append((2, f"{self.differing:,} differ" if self.differing else f"{self.failed:,} failed"))
         return parts
 
     @property
