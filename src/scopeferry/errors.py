@@ -59,6 +59,11 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-212": (3, "permission denied at the destination", "give write permission, run the same command again"),
     "SF-213": (3, "the file it is a hard link of was not copied", "see that file's problem"),
     "SF-214": (3, "source could not be used to heal the copy", "see the message; the copy was left as it is"),
+    "SF-215": (
+        3,
+        "gone at the source, and missing in the copy",
+        "put it back, from another copy or a backup",
+    ),
     "SF-301": (1, "destination cannot be written", "give write permission, or mount it for writing"),
     "SF-302": (1, "internal error", "please report this, with --verbose"),
     "SF-303": (
@@ -134,6 +139,7 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-913": (0, "only part of it was looked at", ""),
     "SF-914": (0, "something that seems to say finished says nothing", ""),
     "SF-915": (0, "metadata that are not understood: copied as they are", ""),
+    "SF-916": (0, "declared finished although this spoke against it", ""),
 }
 
 #: What decides when several things went wrong: the first that applies (``specs/transfer.md`` 5).

@@ -429,8 +429,9 @@ class TargetRun(TransferJob):
             self.result.add("SF-602", "", f"aborted ({why})")
         elif decision.state == UNKNOWN:
             self.result.add("SF-603", "", f"the end is not proved ({why})")
-        for note in decision.notes:
-            self.result.add("SF-914", "", note)
+        for code, notes in (("SF-914", decision.notes), ("SF-916", decision.overruled)):
+            for note in notes:
+                self.result.add(code, "", printable(note))
         assert self.growing is not None
         zarr = self.growing.zarr
         for path, problem in {**dict.fromkeys(zarr.not_ready, "does not parse"), **zarr.problems}.items():

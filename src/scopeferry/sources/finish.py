@@ -47,6 +47,7 @@ from scopeferry.sources.finish_rules import (
     find_markers,
     grid_wait_s,
     handle_is_enough,
+    handle_wait_s,
     parse,
     says,
     walked_after,
@@ -63,7 +64,7 @@ __all__ = [
 class Decision:
     """How it stands. ``state`` is running exactly while it does not end; ``evidence`` says why, the strongest first;
     ``awaited``: what has to come about, all of it, never empty while it does not end; ``weak``: quiet alone ended it.
-    ``notes``: what a person should know beside it.
+    ``notes``: what a person should know beside it; ``overruled``: what said running when somebody declared it finished.
     """
 
     state: str
@@ -72,6 +73,7 @@ class Decision:
     awaited: tuple[str, ...] = ()
     weak: bool = False
     notes: tuple[str, ...] = ()
+    overruled: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -87,6 +89,10 @@ class _Sign(NamedTuple):
     awaited: str = ""
 
 
+def _sign(facts: Facts, kind: str, detail: str, awaited: str) -> _Sign:
+    return _Sign(Evidence(kind, RUNNING, detail, facts.now_s), awaited)
+
+
 def decide(rules: Rules, facts: Facts) -> Decision:
     """Is it over? Any one of the rules ends it, unless something says running."""
     signs = [*_signs(rules, facts)]
@@ -96,8 +102,9 @@ def decide(rules: Rules, facts: Facts) -> Decision:
     declared = [one for one in said if one.kind == "declared"]
     if declared:
         aborted = [one for one in said if one.verdict == ABORTED] + _short_at_end(facts)
-        overruled = tuple(f"overruled: {sign.evidence.detail}" for sign in signs)
-        return Decision(ABORTED if aborted else FINISHED, True, _ranked(aborted or said), notes=notes + overruled)
+        overruled = tuple(sign.evidence.detail for sign in signs)
+        state = ABORTED if aborted else FINISHED
+        return Decision(state, True, _ranked(aborted or said), notes=notes, overruled=overruled)
     if running:
         awaited = dict.fromkeys(sign.awaited for sign in running if sign.awaited)
         last = alternatives(rules, facts)
@@ -136,31 +143,27 @@ def _notes(facts: Facts) -> tuple[str, ...]:
 
 def _signs(rules: Rules, facts: Facts) -> Iterator[_Sign]:
     """In the order of the table; those that are dead say aborted."""
-
-    def sign(kind: str, detail: str, awaited: str, at: float = facts.now_s) -> _Sign:
-        return _Sign(Evidence(kind, RUNNING, detail, at), awaited)
-
     if not facts.listed:
-        yield sign("structural", "not everything is listed yet", "a first full listing")
+        yield _sign(facts, "structural", "not everything is listed yet", "a first full listing")
     for listed in facts.manifests:
         if listed.there and listed.absent:
             detail = f"{len(listed.absent):,} of {listed.total:,} files of {listed.file} absent: {listed.absent[0]}"
-            yield sign("declared", detail, f"{len(listed.absent):,} more files of {listed.file}")
+            yield _sign(facts, "declared", detail, f"{len(listed.absent):,} more files of {listed.file}")
     for one in facts.extra:
         if one.verdict == RUNNING:
             yield _Sign(one, "" if facts.extra_awaited else f"the end of this: {one.detail}")
     if facts.locks:
-        yield sign("handle", f"locked: {some(facts.locks)}", f"{some(facts.locks)} to be unlocked")
+        yield _sign(facts, "handle", f"locked: {some(facts.locks)}", f"{some(facts.locks)} to be unlocked")
     if facts.writer_alive:
-        yield sign("handle", f"process {facts.writer_pid} lives", f"process {facts.writer_pid} to end")
+        yield _sign(facts, "handle", f"process {facts.writer_pid} lives", f"process {facts.writer_pid} to end")
     opened = [path for path, age_s in facts.open_files.items() if age_s <= OPEN_S]
     if opened:
-        yield sign("handle", f"open for writing: {some(opened)}", f"{some(opened)} to be closed")
+        yield _sign(facts, "handle", f"open for writing: {some(opened)}", f"{some(opened)} to be closed")
     yield from _not_right(facts)
     beside_marker = any(one.kind == "marker" for one in _said(rules, facts))
     if facts.quiet_s < facts.settle_s and not beside_marker:
         changed = f"{facts.newest} changed" if facts.newest else "changed"
-        yield sign("quiet", f"{changed} {span(facts.quiet_s)} ago", "", facts.now_s - facts.quiet_s)
+        yield _Sign(Evidence("quiet", RUNNING, f"{changed} {span(facts.quiet_s)} ago", facts.now_s - facts.quiet_s))
 
 
 def _not_right(facts: Facts) -> Iterator[_Sign]:
@@ -172,23 +175,30 @@ def _not_right(facts: Facts) -> Iterator[_Sign]:
         ("metadata not whole", facts.unparsable),
     ):
         if paths:
-            held = alive or (bool(facts.held) and any(path in facts.held for path in paths))
-            to_come = "to go" if paths is facts.temporary else "to become whole"
-            yield _until_dead(facts, f"{what}: {some(paths)}", f"{some(paths)} {to_come}", facts.dead_s, held=held)
+            opened = bool(facts.held) and any(path in facts.held for path in paths)
+            awaited = f"{some(paths)} to go" if paths is facts.temporary else f"{some(paths)} to become whole"
+            if opened and facts.quiet_s >= facts.dead_s:
+                yield _sign(facts, "structural", f"{what}, held by somebody: {some(paths)}", awaited)
+            else:
+                yield _until_dead(facts, f"{what}: {some(paths)}", awaited, facts.dead_s, alive=alive)
+    if facts.strays:
+        what = f"temporary name: {some(facts.strays)}"
+        awaited = f"{some(facts.strays)} to go, or to be left alone for {span(facts.settle_s)}"
+        yield _sign(facts, "structural", what, awaited)
     if facts.promised:
         what = f"promised by the metadata, not there: {some(facts.promised)}"
-        yield _until_dead(facts, what, f"{some(facts.promised)} to appear", facts.way_out_s, held=alive)
+        yield _until_dead(facts, what, f"{some(facts.promised)} to appear", facts.way_out_s, alive=alive)
     if facts.short:
         absent, total = facts.short
         what = f"{absent:,} of {total:,} chunks absent"
-        yield _until_dead(facts, what, f"{absent:,} more chunks", facts.way_out_s, held=alive)
+        yield _until_dead(facts, what, f"{absent:,} more chunks", facts.way_out_s, alive=alive)
 
 
-def _until_dead(facts: Facts, detail: str, awaited: str, dead_s: float, *, held: bool) -> _Sign:
-    if not held and facts.listed and facts.quiet_s >= dead_s:
+def _until_dead(facts: Facts, detail: str, awaited: str, dead_s: float, *, alive: bool) -> _Sign:
+    if not alive and facts.listed and facts.quiet_s >= dead_s:
         return _Sign(Evidence("structural", ABORTED, f"{detail}; {unchanged(facts)}", facts.now_s))
-    way_out = "" if held else f" (or {span(dead_s)} quiet: aborted)"
-    return _Sign(Evidence("structural", RUNNING, detail, facts.now_s), awaited + way_out)
+    way_out = "" if alive else f" (or {span(dead_s)} quiet: aborted)"
+    return _sign(facts, "structural", detail, awaited + way_out)
 
 
 def _short_at_end(facts: Facts) -> list[Evidence]:
@@ -235,5 +245,5 @@ def _ends(one: Evidence, rules: Rules, facts: Facts) -> bool:
     if one in facts.extra:
         return facts.quiet_s >= facts.settle_s
     if one.kind == "handle":
-        return facts.quiet_s >= facts.settle_s and handle_is_enough(facts)
+        return facts.quiet_s >= handle_wait_s(facts) and handle_is_enough(facts)
     return rules.grid and facts.quiet_s >= grid_wait_s(rules, facts)

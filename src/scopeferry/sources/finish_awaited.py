@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scopeferry.sources.finish_facts import Facts, some, span
-from scopeferry.sources.finish_rules import STEM, Rules, grid_wait_s, handle_is_enough, says, walked_after
+from scopeferry.sources.finish_rules import (
+    STEM,
+    Rules,
+    grid_wait_s,
+    handle_is_enough,
+    handle_wait_s,
+    says,
+    walked_after,
+)
 
 
 def alternatives(rules: Rules, facts: Facts) -> str:
@@ -45,7 +53,7 @@ def _writer_awaited(rules: Rules, facts: Facts) -> Iterator[str]:
     """Its end itself is awaited anyway while it lives."""
     if rules.writer and _writer_known(facts):
         more = "" if handle_is_enough(facts) else f"{_chunks(facts)} and "
-        yield f"{more}{span(facts.settle_s)} quiet"
+        yield f"{more}{span(handle_wait_s(facts))} quiet"
     elif rules.has("writer"):
         yield "a lock of the whole store to be released (or name the process: --writer-pid)"
 
@@ -62,7 +70,8 @@ def _grid_awaited(rules: Rules, facts: Facts) -> Iterator[str]:
             yield f"a declaration (--finish now): {some(facts.grew)} grew, so no full grid is an end"
     elif facts.expected or facts.list_total:
         by_handle = rules.writer and _writer_known(facts)
-        yield f"{_chunks(facts)} and {span(facts.settle_s if by_handle else grid_wait_s(rules, facts))} quiet"
+        wait_s = handle_wait_s(facts) if by_handle else grid_wait_s(rules, facts)
+        yield f"{_chunks(facts)} and {span(min(wait_s, grid_wait_s(rules, facts)))} quiet"
     elif rules.has("grid"):
         yield "an array and all its chunks"
 

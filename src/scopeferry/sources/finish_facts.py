@@ -74,13 +74,16 @@ class Facts:
     ``walk_begun_s``: when the newest full walk began that found nothing new and could list everything, None if there is
     none; ``in_flight`` counts what is found and not yet copied.
 
-    ``writer_alive``: of the process ``writer_pid``, None if there is none. ``locks``: those held now, of chunks too.
-    ``lock_released``: a lock that stood for the *whole store* (never one of a single chunk), was held and is free now.
-    ``open_files``: files of in-place writers that are open for writing -> seconds since their last change.
+    ``writer_alive``: of the process ``writer_pid``, None if there is none; ``writer_seen``: it was seen alive.
+    ``locks``: those held now, of chunks too. ``lock_released``: a lock that stood for the *whole store* (never one of a
+    single chunk), was held and is free now. ``open_files``: files of in-place writers that are open for writing ->
+    seconds since their last change.
 
     ``torn``: shards whose index is not valid. ``temporary``: temporary names and lock files. ``unparsable``: metadata
-    that are no JSON. ``held``: of all these, those that somebody has open or locked. ``promised``: images, wells,
-    fields, levels and series that the metadata name and that are not there.
+    that are no JSON. ``held``: of all these, those that somebody has open or locked, or may have, as long as it was not
+    asked; ``blind``: it cannot be asked here. ``strays``: names that look temporary, of no known writer, no chunk and
+    no metadata, and that are in use. ``promised``: images, wells, fields, levels and series that the metadata name and
+    that are not there.
 
     ``hierarchy``: there are Zarr metadata. ``expected`` chunks by all grids, of them ``there`` (in the grid, whole) and
     ``empty`` (absent with positive evidence). ``grew``: arrays that grew, or whose chunks came in several shots, while
@@ -107,6 +110,7 @@ class Facts:
     in_flight: int = 0
     writer_pid: int | None = None
     writer_alive: bool | None = None
+    writer_seen: bool = True
     locks: Sequence[str] = ()
     lock_released: str = ""
     open_files: Mapping[str, float] = field(default_factory=dict)
@@ -114,6 +118,8 @@ class Facts:
     temporary: Sequence[str] = ()
     unparsable: Sequence[str] = ()
     held: Collection[str] = ()
+    blind: bool = False
+    strays: Sequence[str] = ()
     promised: Sequence[str] = ()
     hierarchy: bool = False
     expected: int = 0
@@ -150,8 +156,10 @@ class Facts:
 
     @property
     def dead_s(self) -> float:
-        """After so much quiet what is not right is dead, if nobody holds it."""
-        return max(DEAD_S, DEAD_SETTLES * self.settle_s)
+        """After so much quiet what is not right is dead, if nobody holds it. Where that cannot be asked it takes as much
+        as the pauses of the acquisition ask for.
+        """
+        return max(DEAD_S, DEAD_SETTLES * self.settle_s, self.way_out_s if self.blind else 0.0)
 
     @property
     def way_out_s(self) -> float:

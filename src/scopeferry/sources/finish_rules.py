@@ -174,7 +174,8 @@ def _marker(glob: str, facts: Facts) -> Evidence | None:
 
 def _handle(_: str, facts: Facts) -> Evidence | None:
     if facts.writer_alive is False:
-        return Evidence("handle", FINISHED, f"process {facts.writer_pid} has ended", facts.now_s)
+        what = "has ended" if facts.writer_seen else "is not there"
+        return Evidence("handle", FINISHED, f"process {facts.writer_pid} {what}", facts.now_s)
     if facts.lock_released and not facts.locks:
         return Evidence("handle", FINISHED, f"{facts.lock_released} was unlocked", facts.now_s)
     return None
@@ -220,8 +221,16 @@ def handle_is_enough(facts: Facts) -> bool:
     return facts.grid_full or facts.list_satisfied or facts.expect == "sparse" or plain
 
 
+def handle_wait_s(facts: Facts) -> float:
+    """So much quiet is needed beside the end of the writer. A process that nobody saw alive may be a wrong number, or
+    live on another machine: it shortens nothing.
+    """
+    never_seen = facts.writer_alive is False and not (facts.writer_seen or facts.lock_released)
+    return facts.grid_s if never_seen else facts.settle_s
+
+
 def grid_wait_s(rules: Rules, facts: Facts) -> float:
     """So much quiet is needed beside a full grid."""
     asked = rules.has("grid") or facts.expect in {"dense", "file"} or facts.settle_given
-    ended = rules.writer and _handle("", facts) is not None
+    ended = rules.writer and _handle("", facts) is not None and handle_wait_s(facts) == facts.settle_s
     return facts.settle_s if asked or ended else facts.grid_s
