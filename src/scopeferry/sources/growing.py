@@ -505,10 +505,18 @@ class GrowingTree:
         assert self._folders is not None
         there = system.open_root(self.source.root)
         try:
-            one, other = system.folder_stat(there), system.folder_stat(self._folders.root)
-            return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+            one, held = system.folder_stat(there), self._held_root()
+            return held is not None and (one.st_dev, one.st_ino) == (held.st_dev, held.st_ino)
         finally:
             system.close_folder(there)
+
+    def _held_root(self) -> os.stat_result | None:
+        """The root that we hold open; None if nobody answers for it any more: it was unmounted."""
+        assert self._folders is not None
+        try:
+            return system.folder_stat(self._folders.root)
+        except OSError:
+            return None
 
     def _begin_with_root(self) -> None:
         folders = self.source.folders()
