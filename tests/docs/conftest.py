@@ -175,7 +175,7 @@ class Sandbox:
 
     def type(self, command: str) -> tuple[int, str]:
         """Exit code and output of a command line."""
-        watchdog = threading.Timer(2 * MINUTE_S, self.bash.kill)
+        watchdog = threading.Timer(2 * MINUTE_S, os.killpg, (self.bash.pid, signal.SIGKILL))  # what hangs, too
         watchdog.start()
         code = -1
         lines = []

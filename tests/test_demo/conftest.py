@@ -1,4 +1,4 @@
-"""The demo as a child, and demos of a smaller run in this process, whose commands may be broken on purpose."""
+"""The demo as a child, and demos in this process, whose commands may be broken on purpose."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from scopeferry.jobs import demo as job
-from scopeferry.testing import runs
 
 #: In a child of the demo, before the command itself: what the test wants done to it.
 SABOTAGE = """
@@ -24,7 +23,7 @@ if "scopeferry.testing.leash" in sys.orig_argv and words[0] == {command!r}:
     if nth == {nth}:
         import scopeferry
         from pathlib import Path
-        source, copy = Path("instrument/run7"), Path("archive/run7")
+        source, copy = Path("instrument/plate.ome.zarr"), Path("archive/plate.ome.zarr")
         Path({fired!r}).touch()
         {code}
 """
@@ -57,11 +56,9 @@ def shown(command):
 
 
 @pytest.fixture
-def play(tmp_path, monkeypatch):
-    """A demo of a run a quarter as large; its result."""
-    monkeypatch.setattr(runs, "TIMES", 2)
-    monkeypatch.setattr(runs, "LARGE", {"raw_data/mosaic/overview.dat": 100_000})
-    return lambda **options: job.demo(tmp_path / "demo", **{"speed": 0.5, "say": print, **options})
+def play(tmp_path):
+    """A demo at full speed; its result."""
+    return lambda **options: job.demo(tmp_path / "demo", **{"speed": 50, "say": print, **options})
 
 
 @pytest.fixture

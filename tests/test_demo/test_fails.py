@@ -2,51 +2,95 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 
 from scopeferry.jobs import demo as job
 from scopeferry.kernel.publish import part_name
-from scopeferry.testing.runs import make_run
+from scopeferry.testing.microscope import Frame, Microscope
+from scopeferry.testing.trees import flip
 
-IMAGE = "raw_data/B3/GFP_p7_t1.tif"
-TABLE = "analysis/A1/cells_p0.csv"
-TORN = f"""
-        (copy / {IMAGE!r}).parent.mkdir(parents=True)
-        (copy / {IMAGE!r}).write_bytes((source / {IMAGE!r}).read_bytes()[:30000])
+SHARD = Frame(5, 7, 0).shard  # the last one
+OTHER = Frame(0, 0, 0).shard
+WRONG = f"""
+        for shard in {[Frame(well, 0, 0).shard for well in range(4)]}:
+            (copy / shard).parent.mkdir(parents=True)
+            (copy / shard).write_bytes(b"x" * 262180)
+        os._exit(0)
 """
+#: In a thread, once so many shards have arrived.
+ONCE = """
+        import threading, time
+        def later():
+            while len(list(copy.rglob("c/*/0/0/0"))) < {number}:
+                time.sleep(0.005)
+            {then}
+        threading.Thread(target=later, daemon=True).start()
+"""
+#: Before the sixth shard gets its name.
+TORN = f"""
+        from scopeferry.kernel import _posix
+        named = _posix.rename_new
+        def torn(*names):
+            if len(list(copy.rglob("c/*/0/0/0"))) + len(list(copy.rglob("c/*/1/0/0"))) == 5:
+                (copy / {SHARD!r}).parent.mkdir(parents=True)
+                (copy / {SHARD!r}).write_bytes(b"x" * 30000)
+            named(*names)
+        _posix.rename_new = torn
+"""
+
+
+def answers(**envelope: object) -> str:
+    """The command does nothing, says this and ends with 0."""
+    return f"print({json.dumps(envelope)!r}, flush=True); os._exit(0)"
+
+
+def ended_on(name: str) -> str:
+    """As `answers`: it is over, as this file says."""
+    return answers(targets=[{"evidence": [{"verdict": "finished", "detail": name}]}])
+
 
 #: (a command of the demo, its nth call, what happens there instead or first) -> the check that must notice.
 SABOTAGES = {
-    "killed": ("transfer", 1, "os._exit(0)"),
-    "nothing torn": ("transfer", 1, TORN),
-    "finished": ("transfer", 2, "os._exit(3)"),
-    "complete": ("transfer", 2, "print('{\"bytes\": 0}', flush=True); os._exit(0)"),
-    "sent once": ("transfer", 2, "next(copy.rglob('*.tif')).unlink()"),
+    "inspect runs": ("inspect", 1, "os._exit(0)"),
+    "opens": ("live", 1, WRONG),
+    "killed": ("live", 1, ONCE.format(number=4, then="os._exit(0)")),
+    "nothing torn": ("live", 1, TORN),
+    "finished": ("live", 2, "os._exit(3)"),
+    "evidence": ("live", 2, ended_on("complete")),
+    "complete": ("live", 2, ended_on("complete.json")),
+    "sent once": ("live", 2, "next(copy.rglob('c/0/0/0/0')).unlink()"),
+    "missing": ("inspect", 2, "os._exit(0)"),
+    "empty": (
+        "inspect",
+        2,
+        answers(arrays=[{"path": "B/3/0/0", "missing": 1, "empty": 0, "missing_ranges": ["t 3"]}]),
+    ),
     "clean refuses": ("clean", 1, "os._exit(0)"),
-    "clean touches nothing": ("clean", 1, f"(source / {TABLE!r}).unlink(); os._exit(5)"),
+    "clean touches nothing": ("clean", 1, f"(source / {OTHER!r}).unlink(); os._exit(5)"),
     "verify finds": ("verify", 1, "os._exit(0)"),
     "verify names": (
         "verify",
         1,
-        f'print(\'{{"problems": [{{"code": "SF-401", "path": "{TABLE}"}}]}}\', flush=True); os._exit(4)',
+        f'print(\'{{"problems": [{{"code": "SF-401", "path": "{OTHER}"}}]}}\', flush=True); os._exit(4)',
     ),
     "repair ends": ("repair", 1, "os._exit(3)"),
     "repair heals": ("repair", 1, "os._exit(0)"),
     "repair sends one": (
         "repair",
         1,
-        f"import shutil; shutil.copy2(copy / {TABLE!r}, 'x'); os.replace('x', copy / {TABLE!r})",
+        f"import shutil; shutil.copy2(copy / {OTHER!r}, 'x'); os.replace('x', copy / {OTHER!r})",
     ),
     "damage kept": (
         "repair",
         1,
-        "import atexit, shutil; atexit.register(shutil.rmtree, 'archive/run7.scopeferry/set_aside')",
+        "import atexit, shutil; atexit.register(shutil.rmtree, 'archive/plate.ome.zarr.scopeferry/set_aside')",
     ),
     "verify agrees": ("verify", 2, "os._exit(4)"),
     "clean plans": ("clean", 2, "os._exit(5)"),
-    "clean deletes nothing": ("clean", 2, f"(source / {TABLE!r}).unlink(); print('ok', flush=True); os._exit(0)"),
+    "clean deletes nothing": ("clean", 2, f"(source / {OTHER!r}).unlink(); print('ok', flush=True); os._exit(0)"),
 }
 
 
@@ -60,7 +104,7 @@ def failed(result) -> str:
     return checks[-1]["name"]
 
 
-SAMPLE = {"nothing torn", "sent once", "verify names"}  # of the quick tests
+SAMPLE = {"opens", "nothing torn"}  # of the quick tests
 
 
 @pytest.mark.parametrize(
@@ -76,8 +120,7 @@ def test_a_command_that_does_wrong_is_noticed(play, broken, check):
 @pytest.mark.parametrize(
     ("step", "check"),
     [
-        ("make", "killed"),
-        pytest.param("kill", "sent once", marks=pytest.mark.slow),
+        pytest.param("kill", "finished", marks=pytest.mark.slow),
         ("flip", "clean refuses"),
         pytest.param("heal", "verify agrees", marks=pytest.mark.slow),
     ],
@@ -87,16 +130,17 @@ def test_a_step_that_is_left_out_is_noticed(play, step, check):
 
 
 @pytest.mark.slow
-def test_a_copy_that_was_not_finished_is_noticed(play):
-    result = play(steps=[step for step in job.STEPS if step.name != "go on"])
+@pytest.mark.parametrize("step", ["begin", "go on"])
+def test_a_step_without_which_there_is_nothing_is_noticed(play, step):
+    result = play(steps=[other for other in job.STEPS if other.name != step])
     assert (result.exit_code, [problem.code for problem in result.problems]) == (1, ["SF-306"])
 
 
 @pytest.mark.slow
 def test_more_in_flight_than_there_may_be_is_noticed(play):
     def leave_more(stage):
-        name = part_name(TABLE.encode(), "00000000")
-        folder = stage.at(f"{job.COPY}/{os.path.dirname(TABLE)}")
+        name = part_name(OTHER.encode(), "00000000")
+        folder = stage.at(f"{job.COPY}/{os.path.dirname(OTHER)}")
         os.makedirs(folder, exist_ok=True)
         with open(os.path.join(folder, name), "wb") as file:
             file.truncate(job.WORKERS * job.BATCH_BYTES + 1)
@@ -107,20 +151,34 @@ def test_more_in_flight_than_there_may_be_is_noticed(play):
     assert failed(play(steps=steps)) == "sent twice"
 
 
-def test_a_run_that_is_not_what_it_was_to_be_is_noticed(play, monkeypatch):
-    def spoiled(root, **how):
-        truth = make_run(root, **how)
-        with open(os.path.join(root, TABLE), "ab") as file:
-            file.write(b"x")
-        return truth
+@pytest.mark.slow
+def test_a_plate_that_is_not_what_it_was_to_be_is_noticed(play, monkeypatch):
+    class Spoiled(Microscope):
+        def finish(self):
+            super().finish()
+            flip(os.path.join(self.root, OTHER), 5000)
 
-    monkeypatch.setattr(job, "make_run", spoiled)
+    monkeypatch.setattr(job, "Microscope", Spoiled)
     assert failed(play()) == "made"
 
 
-@pytest.mark.parametrize("flip", [lambda *_, **__: None, lambda path, *_, **__: os.utime(path)])
-def test_a_bit_that_does_not_flip_unseen_is_noticed(play, monkeypatch, flip):
-    monkeypatch.setattr(job, "flip", flip)
+@pytest.mark.slow
+def test_a_microscope_that_dies_is_noticed(play, monkeypatch):
+    class Dying(Microscope):
+        def finish(self):
+            self._writer.kill()
+            super().finish()
+
+    monkeypatch.setattr(job, "Microscope", Dying)
+    result = play()
+    assert result.exit_code == 1
+    assert "the microscope failed in step 'go on'" in result.problems[0].message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("done", [lambda *_, **__: None, lambda path, *_, **__: os.utime(path)])
+def test_a_bit_that_does_not_flip_unseen_is_noticed(play, monkeypatch, done):
+    monkeypatch.setattr(job, "flip", done)
     assert failed(play()) == "flipped"
 
 
@@ -135,8 +193,8 @@ def test_what_a_failed_demo_leaves_is_kept(play, broken, tmp_path):
     broken("verify", 1, "os._exit(0)")
     result = play()
     assert str(tmp_path / "demo") in result.problems[0].hint
-    assert (tmp_path / "demo/archive/run7").is_dir()
-    assert (tmp_path / "demo/output/4-verify.err").is_file()
+    assert (tmp_path / "demo/archive/plate.ome.zarr").is_dir()
+    assert (tmp_path / "demo/output/6-verify.err").is_file()
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ FOLDERS = ("instrument", "archive", STATE, OUTPUT)
 WORKERS = 2
 LIVE = ("live", SOURCE, COPY, "--workers", str(WORKERS))
 RATE = 12.0  # frames/s, times the speed
-LOOK_AT, KILL_AT, AGAIN_AT = 8, 36, 40  # frames
+LOOK_AT, KILL_AT, AGAIN_AT = 8, 24, 36  # frames; at 24 the shards are whole
 DROPPED, DARK = 48, 60  # the numbers of two frames, from 1
 KILL_AFTER = 8  # shards at the destination
 LIMIT = 500_000  # bytes/s of the copy that is killed, times the speed: slower than the microscope
@@ -126,18 +126,18 @@ def _kill(play: Play) -> None:
     copier.child.kill()
     play.end(copier)
     play.at_kill, source = play.copy(), play.source()
+    play.take(AGAIN_AT)
     shards, all_shards = (sum("/c/" in path and seen.is_file for path, seen in found.items())
-                          for found in (_named(play.at_kill), source))  # fmt: skip
+                          for found in (_named(play.at_kill), play.source()))  # fmt: skip
     play.measured["shards_at_kill"] = shards
-    play.say(f"     {shards} of {all_shards} shards were at the destination then")
+    play.say(f"     {shards} of the {all_shards} shards so far are at the destination")
     middle = not early and KILL_AFTER <= shards < all_shards
-    play.check("killed", "it died behind a slow link: some shards had arrived, and not all", middle)
+    play.check("killed", "it died behind a slow link: some shards have arrived, and not all", middle)
     torn = [path for path, seen in _named(play.at_kill).items() if path not in source or seen[:2] != source[path][:2]]
     play.check("nothing torn", "no file is torn: what bears its final name equals the source", not torn)
 
 
 def _go_on(play: Play) -> None:
-    play.take(AGAIN_AT)
     play.copier = play.start(*LIVE, "--json")
     play.take(FRAMES)
     microscope = play.found()
@@ -147,7 +147,8 @@ def _go_on(play: Play) -> None:
     play.truth = contents(made)
     ran = play.end(play.copier)
     copy, sent = play.copy(), int(ran.envelope.get("bytes", -1))
-    why: dict[str, Any] = next((one for target in ran.envelope.get("targets", ()) for one in target["evidence"]), {})
+    targets = ran.envelope.get("targets", ())
+    why: dict[str, Any] = next((one for target in targets for one in target["evidence"] or ()), {})
     play.check("finished", "it ends by itself, with 0", ran.code == 0)
     named = (why.get("verdict"), why.get("detail")) == ("finished", MARKER)
     play.check("evidence", f"it names the evidence that the acquisition is over: {MARKER}", named)

@@ -118,7 +118,7 @@ class Microscope:
     """
 
     def __init__(self, root: str | os.PathLike[str], *, seed: int = 0) -> None:
-        self.field = CellField(seed)
+        self.root, self.field = os.fspath(root), CellField(seed)
         self.taken: list[Frame] = []
         self.dropped: list[Frame] = []
         self.dark: list[Frame] = []

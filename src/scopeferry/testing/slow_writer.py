@@ -152,6 +152,8 @@ class SlowWriter:
     def start(self, order: Order) -> None:
         """Have an order carried out as soon as those before it are, without waiting."""
         assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            raise WriterFailed("it was killed")
         try:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()

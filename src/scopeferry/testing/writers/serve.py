@@ -159,12 +159,14 @@ def load(module: str) -> Any:
 def _read(orders: queue.SimpleQueue[Order]) -> None:
     """Take orders in while others are carried out."""
     closed = False
-    for line in sys.stdin:
-        order = json.loads(line)
-        orders.put(order)
-        closed = order["do"] == "close"
-    if not closed:
-        os._exit(1)
+    try:
+        for line in sys.stdin:
+            order = json.loads(line)  # half a line, if who gave the orders was killed in the middle of one
+            orders.put(order)
+            closed = order["do"] == "close"
+    finally:
+        if not closed:
+            os._exit(1)
 
 
 def main(module: str, root: str, settings: str) -> None:
