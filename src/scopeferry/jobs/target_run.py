@@ -135,7 +135,7 @@ class TargetRun(TransferJob):
                     self.growing.settled(task.key)
                     self._note_lag(answer)
                     if self.closing and isinstance(answer.payload, Copied):
-                        self.growing.walked_over(task.key, answer.payload.source.mtime_ns)
+                        self.growing.walked_over(task.key, answer.payload.source)
         except ScopeferryError as error:
             self.control.stop(error)
         except OSError as error:
@@ -153,8 +153,8 @@ class TargetRun(TransferJob):
         newest, changed_s = "", None
         growing = self.growing
         acquired = growing.acquired if growing is not None else 0
-        if growing is not None and growing.newest is not None:
-            newest, changed_s = growing.newest.path, max(0.0, time.time() - growing.newest.mtime_ns / 1e9)
+        if growing is not None and growing.tree.newest:
+            newest, changed_s = growing.tree.newest, max(0.0, time.time() - growing.tree.newest_file_ns / 1e9)
         copied, _ = self.meter.rates(time.monotonic())
         truth = details.get("arrays", ())
         proved = self.aim.verify == "full"
@@ -241,7 +241,7 @@ class TargetRun(TransferJob):
             known=KnownByJournal(journal),
             listed=listed,
         )
-        self.had = journal.totals().get(states.DONE, (0, 0))[0]
+        self.had, self.growing.acquired = journal.totals().get(states.DONE, (0, 0))
         self.growing.begun = bool(journal.totals())
         for key, raw in journal.facts(EMPTY):
             self.growing.zarr.restore(key.removeprefix(EMPTY), raw)

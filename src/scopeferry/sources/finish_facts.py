@@ -156,8 +156,8 @@ class Facts:
 
     @property
     def dead_s(self) -> float:
-        """After so much quiet what is not right is dead, if nobody holds it. Where that cannot be asked it takes as much
-        as the pauses of the acquisition ask for.
+        """After so much quiet what is not right is dead, if nobody holds it; where nobody can be asked, after
+        the time of the way out.
         """
         return max(DEAD_S, DEAD_SETTLES * self.settle_s, self.way_out_s if self.blind else 0.0)
 

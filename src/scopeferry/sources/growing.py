@@ -29,7 +29,7 @@ from typing import Any, Protocol, Self
 from scopeferry.errors import Refused, UsageError
 from scopeferry.kernel import publish
 from scopeferry.kernel.journal import fingerprint
-from scopeferry.kernel.publish import Disk, Folders, system
+from scopeferry.kernel.publish import Disk, Folders, Mark, system
 from scopeferry.sources import _inotify
 from scopeferry.sources.gaps import Gaps
 from scopeferry.sources.known import Known, NothingKnown
@@ -133,7 +133,8 @@ class GrowingTree:
     is this name a writer's temporary one? All in one thread.
 
     What the decision about the end needs: ``newest_change_ns`` (change time in the source, of the source's clock),
-    ``changed_s`` (when we last saw a change, monotonic), ``gap_s``, ``temporary_names``, ``not_whole``, ``markers``,
+    ``changed_s`` (when we last saw a change, monotonic), ``newest`` (the file) and ``newest_file_ns``, ``gap_s``,
+    ``temporary_names``, ``not_whole``, ``markers``,
     ``walk`` and ``walks``, ``drained``, ``unreadable``, ``absent_since``.
     """
 
@@ -195,7 +196,8 @@ class GrowingTree:
         self.markers: dict[str, tuple[Version, float]] = {}  # path -> version, when it was seen (monotonic)
         self.unreadable: dict[str, str] = {}  # path -> why
         self.special: set[str] = set()  # neither file, folder nor link
-        self.newest_change_ns = 0
+        self.newest_change_ns = self.newest_file_ns = 0
+        self.newest = ""
         self.changed_s = time.monotonic()
         self.absent_since: float | None = None
         self.walk: Walk | None = None
@@ -869,7 +871,7 @@ class GrowingTree:
         rank = self._rank(path)
         latest = self._out.latest(path)
         if first or version not in (before, latest):
-            self._note_change(found)
+            self._note_newest(path, found)
             if rank == CHUNK and stat.S_ISREG(mode):
                 self._gaps.add(found.st_mtime_ns)
         look = self._looks.get(path)
@@ -947,10 +949,24 @@ class GrowingTree:
         self._changes += 1
         self.changed_s = time.monotonic()
 
-    def _note_change(self, found: Any) -> None:
-        at = found.st_ctime_ns if self._steady else found.st_mtime_ns
+    def note_change(self, path: str, mark: Mark) -> None:
+        """Somebody else has seen this version of a file: if it is newer than all that we saw, something has changed."""
+        at = mark.ctime_ns if self._steady else mark.mtime_ns
+        if at > self.newest_change_ns:
+            self.newest_change_ns = self.newest_file_ns = at
+            self.newest = path
+            self._changed()
+
+    def _note_change(self, found: Any) -> int:
+        at: int = found.st_ctime_ns if self._steady else found.st_mtime_ns
         if at > self.newest_change_ns:
             self.newest_change_ns = at
+        return at
+
+    def _note_newest(self, path: str, found: os.stat_result) -> None:
+        at = self._note_change(found)
+        if at > self.newest_file_ns:
+            self.newest_file_ns, self.newest = at, path
 
     def _is_temporary(self, path: str) -> bool:
         if publish.PART_PREFIX in path and publish.part_hash(path.rpartition("/")[2]) is not None:

@@ -90,6 +90,15 @@ def is_temporary(path: str, writer: str = "auto", *, ending: bool = False) -> bo
     return not ending and _IGNORED_AT_FIRST.fullmatch(name) is not None
 
 
+def is_of_metadata(name: str) -> bool:
+    """Is this the name of Zarr metadata, or one like it that becomes it?
+
+    >>> is_of_metadata("zarr.json.tmp"), is_of_metadata(".zattrs"), is_of_metadata("notes.tmp")
+    (True, True, False)
+    """
+    return name in METADATA or _OF_METADATA.fullmatch(name) is not None
+
+
 class Look(NamedTuple):
     """What a look at a file tells: READY, WAIT or IGNORE; and in how many seconds another look may tell more."""
 
@@ -150,11 +159,12 @@ class Readiness:
         self.root, self.disk, self.name, self.writer = root, disk, writer, WRITERS[writer]
         self._array_of, self._whole, self._is_metadata = array_of, whole, metadata
         self._device = device if device is not None else _device(root)
-        self._probes = disk.type in LEASES or (os.name == "nt" and not disk.network)
+        self.probes = disk.type in LEASES or (os.name == "nt" and not disk.network)
         self._how: dict[str, str] = {}
         self._waiting: OrderedDict[str, _Calm] = OrderedDict()
         self._done: OrderedDict[str, _Calm] = OrderedDict()
         self._asked: dict[str, _Calm] = {}
+        self._strays: dict[str, _Calm] = {}
         self._folders: Folders | None = None
         self.ending = False
         self.probed = 0  # how often a lease was asked for
@@ -345,6 +355,29 @@ class Readiness:
             return True
         return self._may_probe(found) and bool(self._is_written(path))
 
+    def in_use(self, paths: Iterable[str], settle_s: float) -> list[str]:
+        """Which of these, whose names tell nothing, somebody writes: changed within `settle_s`, or within the hour and
+        still open.
+        """
+        before, self._strays = self._strays, {}
+        return [path for path in paths if self._is_in_use(path, before.get(path), settle_s)]
+
+    def _is_in_use(self, path: str, calm: _Calm | None, settle_s: float) -> bool:
+        clock_s = time.monotonic()
+        try:
+            found = system.lstat(*self._at(path))
+        except (OSError, ScopeferryError):
+            self.close()
+            return False
+        if calm is None or not calm.is_of(found, steady=self.disk.steady):
+            calm = _Calm(found, clock_s)
+        self._strays[path] = calm
+        changed_ns = max(found.st_mtime_ns, found.st_ctime_ns) if self.disk.steady else found.st_mtime_ns
+        age_s = time.time() - changed_ns / 1e9 - (NETWORK_CLOCK_S if self.disk.network else 0.0)
+        if max(age_s, clock_s - calm.since_s) < settle_s:
+            return True
+        return age_s <= OPEN_S and self._may_probe(found) and bool(self._is_written(path))
+
     def locked(self, path: str) -> bool | None:
         """Does somebody hold a lock on this file? None: it cannot be told, or the file is not there."""
         try:
@@ -354,7 +387,7 @@ class Readiness:
             return None
 
     def _may_probe(self, found: os.stat_result) -> bool:
-        return self._probes and (os.name == "nt" or found.st_dev == self._device)
+        return self.probes and (os.name == "nt" or found.st_dev == self._device)
 
     def _is_written(self, path: str) -> bool | None:
         self.probed += 1
@@ -388,6 +421,7 @@ class Process:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._start = system.process_start(pid)
+        self.seen = self._start is not None
 
     @property
     def alive(self) -> bool:

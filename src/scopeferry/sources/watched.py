@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from scopeferry.errors import ScopeferryError
-from scopeferry.kernel.publish import system
+from scopeferry.kernel.publish import Mark, system
 from scopeferry.sources.finish import (
     COMPLETE,
     Complete,
@@ -34,12 +34,13 @@ from scopeferry.sources.finish import (
 from scopeferry.sources.growing import CHUNK, MARKER, METADATA, Found, Gone, GrowingTree, Version
 from scopeferry.sources.known import Known, NothingKnown
 from scopeferry.sources.ready import METADATA as METADATA_NAMES
-from scopeferry.sources.ready import Process, Readiness
+from scopeferry.sources.ready import Process, Readiness, is_of_metadata, is_temporary
 from scopeferry.sources.tree import Selection, TreeSource
 from scopeferry.sources.zarr import ZarrTree
 
 MOST_BYTES = 64 << 20  # of metadata that are read
 LOCK = "frames.journal.partial"  # open and locked as long as our own acquisition writes
+PROBE_EACH_S = 1.0  # between two questions who holds something
 PROBE_S = 5.0  # before what is held matters: nobody is probed earlier
 CUT = 100  # paths that are named
 EMPTY_S = 1.0  # between two looks for folders that are empty
@@ -127,7 +128,6 @@ class Watched:
             selection=selection,
         )
         self.declared_by = ""
-        self.newest: Found | None = None
         self.acquired = 0
         self._process = Process(ending.writer_pid) if ending.writer_pid is not None else None
         self._quiet = Quiet(network=source.disk.network)
@@ -140,7 +140,9 @@ class Watched:
         self._complete_version: tuple[int, int, int] | None = None
         self._lock_held = ""
         self._probed: Collection[str] = ()
-        self._probe_at = self._list_at = 0.0
+        self._anybodys: list[str] = []  # temporary names that may be anybody's
+        self._in_use: list[str] = []  # those that somebody writes
+        self._probe_at = self._list_at = self._stray_at = 0.0
         self._absent = 0
         self._untold: set[str] = set()
         self._empty_at = 0.0
@@ -177,9 +179,11 @@ class Watched:
 
     def _note(self, found: Found) -> None:
         self.begun = True
-        self.acquired += found.size - (found.before.size if found.before is not None else 0)
-        if self.newest is None or found.mtime_ns >= self.newest.mtime_ns:
-            self.newest = found
+        before = found.before
+        if before is None and _is_metadata(found.path):  # hidden from the tree, see _ButMetadata
+            head, _, name = found.path.rpartition("/")
+            before = self._known.names(head, [name]).get(name)
+        self.acquired += found.size - (before.size if before is not None else 0)
         self._shown.told.add(found.path)
         if not self._tell(found.path, found.mtime_ns, again=found.before is not None):
             self._untold.add(found.path)
@@ -197,9 +201,10 @@ class Watched:
                 self._relisted.append(self._relist(change.array))
         return True
 
-    def walked_over(self, path: str, mtime_ns: int) -> None:
-        """A file came with a walk of somebody else's, and is copied."""
-        self._tell(path, mtime_ns)
+    def walked_over(self, path: str, mark: Mark) -> None:
+        """A file came with a walk of somebody else's, and is copied: what is newer than all we saw is a change."""
+        self.tree.note_change(path, mark)
+        self._tell(path, mark.mtime_ns)
 
     def catch_up(self) -> None:
         """Tell all that is to be told of again, now."""
@@ -285,9 +290,9 @@ class Watched:
         metadata = self._array_ns.values()
         oldest = min(metadata, default=None)
         complete = self._complete
-        temporary = [path for path in tree.temporary_names if not path.endswith(LOCK)]
-        torn, unparsable = ready.torn, ready.unparsable
         locks = self._locks()
+        temporary, strays = self._temporary_names(locks)
+        torn, unparsable = ready.torn, ready.unparsable
         total, absent = self._list_state()
         return Facts(
             now_s=now_s,
@@ -297,16 +302,17 @@ class Watched:
             settle_given=ending.settle_given,
             listed=walk is not None and tree.absent_since is None and not self._relisted,
             begun=self.begun or bool(self._marked),
-            newest=self.newest.path if self.newest is not None else "",
+            newest=tree.newest,
             declared_by=self.declared_by,
             complete=complete[0] if complete is not None else None,
             complete_left_over=complete is not None and oldest is not None and complete[1] < oldest,
-            manifests=[self._listed(file) for file in self.rules.values("manifest")],
+            manifests=[self._manifest(file) for file in self.rules.values("manifest")],
             markers=find_markers(self.rules, self._marked, plate_arrays=zarr.plate_arrays(), metadata_ns=metadata),
             walk_begun_s=None if self._walked_s is None else self._walked_s + self._clock,
             in_flight=tree.in_flight + tree.waiting,
             writer_pid=ending.writer_pid,
             writer_alive=None if self._process is None else self._process.alive,
+            writer_seen=self._process is None or self._process.seen,
             locks=locks,
             lock_released=self._lock_held if not locks else "",
             open_files=ready.open_files(time.time()),
@@ -314,6 +320,8 @@ class Watched:
             temporary=temporary,
             unparsable=unparsable,
             held=self._held([*torn, *temporary, *unparsable], quiet_s),
+            blind=not ready.probes,
+            strays=strays,
             promised=zarr.promised()[:CUT],
             hierarchy=zarr.found,
             expected=zarr.expected,
@@ -351,8 +359,38 @@ class Watched:
         if not paths or quiet_s < max(600.0, 60 * self.ending.settle_s) - PROBE_S:
             return paths
         if time.monotonic() >= self._probe_at:
-            self._probed, self._probe_at = self.ready.held(paths), time.monotonic() + 1.0
+            self._probed, self._probe_at = self.ready.held(paths), time.monotonic() + PROBE_EACH_S
         return self._probed
+
+    def _temporary_names(self, locks: Collection[str]) -> tuple[list[str], list[str]]:
+        """Those of writers, which never stay; and those that may be anybody's, as far as they are in use.
+
+        A journal of ours that is not locked was left by a writer that died.
+        """
+        writers: list[str] = []
+        anybodys: list[str] = []
+        for path in self.tree.temporary_names:
+            if path not in locks:
+                of_writer = is_temporary(path, self.ending.writer, ending=True) or self._is_of_array(path)
+                (writers if of_writer else anybodys).append(path)
+        if time.monotonic() >= self._stray_at or anybodys != self._anybodys:
+            self._anybodys = anybodys
+            self._in_use = self.ready.in_use(anybodys[:CUT], self.ending.settle_s)
+            self._stray_at = time.monotonic() + PROBE_EACH_S
+        return writers, self._in_use
+
+    def _is_of_array(self, path: str) -> bool:
+        """Is it a temporary name of a chunk, or of metadata?"""
+        head, slash, name = path.rpartition("/")
+        name = name.removeprefix(".~")
+        parts = name.split(".")
+        names = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+        return is_of_metadata(name) or any(self.zarr.chunk_of(head + slash + one) is not None for one in names if one)
+
+    def _manifest(self, file: str) -> Listed:
+        """What a list says; nothing as long as it is itself not whole."""
+        path = os.path.relpath(os.path.join(self.source.root, os.path.expanduser(file)), self.source.root)
+        return Listed(file, there=False) if path in self.tree.not_whole else self._listed(file)
 
     def _locks(self) -> list[str]:
         held = [path for path in self.tree.temporary_names if path.endswith(LOCK) and self.ready.locked(path)]
