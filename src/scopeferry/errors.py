@@ -62,7 +62,7 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-215": (
         3,
         "gone at the source, and missing in the copy",
-        "put it back, from another copy or a backup",
+        "put it back, from another copy or a backup; or --exclude it, if it is meant to be gone",
     ),
     "SF-301": (1, "destination cannot be written", "give write permission, or mount it for writing"),
     "SF-302": (1, "internal error", "please report this, with --verbose"),

@@ -321,6 +321,20 @@ def test_records_elsewhere(ferry, tmp_path):
     assert scopeferry.transfer(ferry.src, ferry.dst, records=str(elsewhere)).skipped == 1
 
 
+def test_records_of_another_copy_are_not_written_into(ferry, tmp_path):
+    """As with a ``records`` in the settings, which holds for every destination."""
+    (ferry.src / "a").write_bytes(b"a")
+    elsewhere, other = tmp_path / "elsewhere", tmp_path / "other"
+    assert scopeferry.transfer(ferry.src, ferry.dst, records=str(elsewhere)).exit_code == 0
+    before = snapshot(elsewhere)
+    with pytest.raises(UsageError) as raised:
+        scopeferry.transfer(ferry.src, other, records=str(elsewhere))
+    assert raised.value.code == "SF-105"
+    assert (snapshot(elsewhere), other.exists()) == (before, False)
+    ferry.dst.rename(other)  # a copy that was moved takes its records along
+    assert scopeferry.transfer(ferry.src, other, records=str(elsewhere)).exit_code == 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare: util-linux")
 @pytest.mark.parametrize("zarr", [False, True])
 def test_records_of_a_mount_point_lie_inside_but_never_in_a_zarr_hierarchy(ferry, tmp_path, state, zarr):

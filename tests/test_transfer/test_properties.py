@@ -244,8 +244,11 @@ class Transfers(RuleBasedStateMachine):
         vanished = {name for name in self.planned if not (self.src / name).is_file()}
         self.planned = set()
         assert {path for code, path in told if code == "SF-202"} == vanished
+        nowhere = {path for code, path in told if code == "SF-215"}
+        assert not any(os.path.lexists(side / name) for name in nowhere for side in (self.src, self.dst)), told
+        assert nowhere <= self.versions.keys()
         refused = {path for code, path in told if code.startswith("SF-5")}
-        assert result.exit_code == (5 if refused else 3 if vanished else 0), told
+        assert result.exit_code == (5 if refused else 3 if vanished or nowhere else 0), told
         self._check_parts()
         if policy == "replace":
             self.theirs = {name: found for name, found in self.theirs.items() if not (self.src / name).is_file()}
@@ -255,7 +258,7 @@ class Transfers(RuleBasedStateMachine):
             assert differences(self.src, self.dst) == []
             self.flipped = {name for name in self.flipped if not (self.src / name).is_file()}
             again = scopeferry.transfer(self.src, self.dst, digests=self.digests, on_conflict=policy)
-            assert again.exit_code == 0
+            assert again.exit_code == (3 if nowhere else 0)
             assert (again.copied, again.replaced, again.repaired, again.bytes) == (0, 0, 0, 0)
             assert again.tree_digest == result.tree_digest
         else:

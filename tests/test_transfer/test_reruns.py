@@ -467,6 +467,22 @@ def test_a_folder_gone_at_the_source_is_kept_and_noted(done, codes):
     assert (done.dst / "sub/d").exists()
 
 
+@pytest.mark.parametrize(("what", "lost"), [("a", "a"), ("sub", "sub/d"), ("link", "link")])
+def test_what_is_gone_on_both_sides_is_not_called_kept(done, codes, what, lost):
+    (done.src / "link").symlink_to("b")
+    done.run(0)
+    for side in (done.src, done.dst):
+        shutil.rmtree(side / what) if what == "sub" else (side / what).unlink()
+    assert codes(done.run_unchecked(3, dry_run=True)) == {"SF-215": [lost]}
+    for _ in range(2):
+        assert codes(done.run_unchecked(3)) == {"SF-215": [lost]}
+    assert done.run_unchecked(0, select=(("exclude", lost),)).failed == 0
+    (done.src / lost).parent.mkdir(exist_ok=True)
+    (done.src / lost).write_bytes(b"back")
+    done.run(0)
+    done.same()
+
+
 # -- kinds that do not fit -------------------------------------------------------------------------------------------
 
 

@@ -231,7 +231,7 @@ class Plan:
         if not small:
             scratch.clear_names()
         if self.only is None:
-            self._note_folder(prefix, facts, twin, known)
+            self._note_folder(prefix, folder, facts, twin, known)
         stack.extend(head + name for name in sorted(merge.folders, reverse=True))
         totals = self.totals
         totals.folders += 1
@@ -262,7 +262,7 @@ class Plan:
                 self.journal.plan(prefix, merge.changed)
             yield from (event for event in merge.events if event.kind == "failed" or not self.again)
             yield from self._vanished(prefix, rows, scratch)
-        self._note_folder(prefix, facts, twin, known)
+        self._note_folder(prefix, folder, facts, twin, known)
         totals = self.totals
         totals.folders += 1
         totals.files += count
@@ -312,13 +312,15 @@ class Plan:
             if (found := key(os.fsdecode(row[0]))) is not None:
                 yield os.fsencode(found), row[0]
 
-    def _note_folder(self, prefix: bytes, facts: os.stat_result, twin: Any, known: Any) -> None:
-        """Folders whose mode or time differ from the source's are set right at the end."""
-        touched = self.folder_state(facts, twin, known)
+    def _note_folder(self, prefix: bytes, folder: Any, facts: os.stat_result, twin: Any, known: Any) -> None:
+        """Folders whose mode, time or extended attributes differ from the source's are set right at the end."""
+        touched = self._folder_state(prefix, folder, facts, twin, known)
         if touched is not None:
             self.journal.plan(prefix, (), mode=facts.st_mode & 0o7777, mtime_ns=facts.st_mtime_ns, touched=touched)
 
-    def folder_state(self, facts: os.stat_result, twin: Any, known: Any) -> bool | None:
+    def _folder_state(
+        self, prefix: bytes, folder: Any, facts: os.stat_result, twin: Any, known: Any
+    ) -> bool | None:
         """Is a folder to be set right? None if the journal has it as it is on both sides."""
         right = False
         if twin is not None:
@@ -327,8 +329,23 @@ class Plan:
             right = ("mode" not in keep or "mode" in store.lacks or there.st_mode & 0o7777 == wanted.mode) and (
                 "times" not in keep or abs(there.st_mtime_ns - facts.st_mtime_ns) < store.mtime_step_ns
             )
+            right = right and self._has_attributes(prefix, folder, twin)
         noted = known is not None and known[1:3] == (facts.st_mode & 0o7777, facts.st_mtime_ns)
         return None if noted and (right or known[3]) else not right
+
+    def _has_attributes(self, prefix: bytes, folder: Any, twin: Any) -> bool:
+        """Has the copy of a folder the extended attributes of its source, and none that it was given and should not
+        have any more? Where it could not take them, only new names count.
+        """
+        if not self.source.keep & system.ATTRIBUTES:
+            return True
+        wanted, have = self.source.kept_xattrs(folder), system.xattrs(twin, near=not self.store.disk.network)
+        if not (wanted or have):
+            return True
+        given = names_given(self.journal.detail(prefix, b"", GIVEN))
+        if self.journal.detail(prefix, b"", "lost"):
+            return given == wanted.keys()
+        return wanted.items() <= have.items() and not (given - wanted.keys()) & have.keys()
 
     def _extras(
         self, prefix: bytes, twin: Any, names: set[str] | None, rows: dict[bytes, Any] | None, scratch: Any
@@ -388,16 +405,7 @@ class Plan:
             if not (self.selection.takes(name) if self.selection.rules else True):
                 continue
             if row[2] == states.DONE or row[8] is not None:
-                self.totals.kept += 1
-                if self.gone is not None:
-                    self.gone(prefix + raw, row)
-                    continue
-                if self.totals.kept == 1:
-                    yield Event(
-                        "note",
-                        path=name,
-                        data={"code": "SF-903", "message": f"gone at the source, kept: {printable(name)}"},
-                    )
+                yield from self._outlives(prefix + raw, row)
             elif row[2] in {states.FAILED, states.CONFLICT}:
                 if not self.again:
                     gone.append(raw)
@@ -410,6 +418,32 @@ class Plan:
                 yield _failed(name, "SF-202", f"vanished before it was copied: {printable(name)}")
         if gone:
             self.journal.forget(prefix, gone)
+
+    def _outlives(self, path: bytes, row: Any) -> Iterator[Event]:
+        """What became of an item of ours whose source is gone."""
+        name = os.fsdecode(path)
+        if self.gone is None and self._is_nowhere(path):
+            yield _failed(name, "SF-215", f"gone at the source, and missing in the copy: {printable(name)}")
+            return
+        self.totals.kept += 1
+        if self.gone is not None:
+            self.gone(path, row)
+        elif self.totals.kept == 1:
+            yield _note(name, "SF-903", f"gone at the source, kept: {printable(name)}")
+
+    def _is_nowhere(self, path: bytes) -> bool:
+        """Is the copy of an item, whose source is gone, gone as well?"""
+        try:
+            head, _, name = stored_path(self.journal, self.names, path).rpartition("/")
+            if self.at is not None:
+                system.lstat(self.at.open(head), name)
+        except (FileNotFoundError, NotADirectoryError, ScopeferryError):  # the last: no folder where its folder was
+            return True
+        except OSError:
+            if not self.stands():
+                raise
+            return False
+        return self.at is None
 
     def _remove_parts_of(self, key: bytes) -> None:
         """Remove what an earlier run left of a large file that is gone now."""

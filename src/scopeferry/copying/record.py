@@ -16,6 +16,7 @@ import re
 import sys
 import time
 from binascii import a2b_base64, b2a_base64
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
@@ -451,6 +452,14 @@ def headers(folder: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         first = next(lines(path), {})
         if _is_header(first):
             yield first, _end_of(path)
+
+
+def destination_here(folder: str) -> str:
+    """The copy of this machine that the last generation of a record folder is about; empty if it is of another one."""
+    for head, _ in deque(headers(folder), maxlen=1):
+        found = head.get("destination") if head.get("host") == host() else None
+        return found if isinstance(found, str) else ""
+    return ""
 
 
 class Standing(NamedTuple):

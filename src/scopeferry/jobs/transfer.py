@@ -113,6 +113,8 @@ class TransferJob:
             if not self.only and inside(where, self.src):
                 say = f"the {what} would lie in the source: {printable(where)}"
                 raise UsageError(say, code="SF-105", path=where, hint=f"name another place with --{what}")
+        if settings.records:
+            self._check_records(self.place.records)
         self.selection = Selection(settings.select)
         self.journal: Journal | None = None
         self.record: record.Record | None = None
@@ -125,6 +127,13 @@ class TransferJob:
         self._noted = self.started
         self.may_fork = False
         self.result.details.update(digests=list(self.digests), verify=settings.verify, links=0, unproved=0)
+
+    def _check_records(self, folder: str) -> None:
+        """A record folder is that of one copy: what it says of another one would be taken for what this one holds."""
+        other = record.destination_here(folder)
+        if os.path.exists(other) and not (os.path.exists(self.target) and os.path.samefile(other, self.target)):
+            say = f"--records: {printable(folder)} holds the records of another copy: {printable(other)}"
+            raise UsageError(say, code="SF-105", path=folder, hint="name another folder with --records")
 
     @property
     def target(self) -> str:

@@ -140,7 +140,8 @@ def _why(envelope: Mapping[str, Any], deciding: Mapping[str, str] | None) -> str
         return f"{_named(deciding)} ({deciding['code']})"
     number = len({problem["path"] for problem in envelope["problems"] if CODES[problem["code"]][0] == code})
     number = max(number, envelope.get("failed", 0) if code in {3, 4} else 0)
-    of = f"{number:,} of {envelope['items']:,} items"
+    items = envelope["items"]
+    of = f"{number:,} of {items:,} items" if number <= items else count(number, "entry")  # folders are no items
     verb = {3: f"{of} failed", 4: f"{of} differ", 5: f"refused: {of}", 6: f"the source is still being written: {of}"}[
         code
     ]
