@@ -144,8 +144,17 @@ def test_an_older_journal_put_back_never_hides_a_change(done):
     assert done.run(0).skipped == 34
 
 
-def test_a_journal_of_another_destination_is_not_believed(done, tmp_path):
+def test_a_journal_of_another_destination_is_not_written_into(done, tmp_path):
+    other, before = tmp_path / "other", done.journal.read_bytes()
+    with pytest.raises(UsageError) as raised:
+        done.run(dst=other, journal=str(done.journal))
+    assert raised.value.code == "SF-105"
+    assert (done.journal.read_bytes(), other.exists()) == (before, False)
+
+
+def test_a_journal_of_a_copy_that_was_there_is_not_believed(done, tmp_path):
     other = tmp_path / "other"
+    shutil.rmtree(done.dst)
     result = done.run(0, dst=other, journal=str(done.journal))
     assert result.copied + result.adopted + result.checked == 31
     assert {path: found.content for path, found in snapshot(other).items()} == {

@@ -114,7 +114,10 @@ class TransferJob:
                 say = f"the {what} would lie in the source: {printable(where)}"
                 raise UsageError(say, code="SF-105", path=where, hint=f"name another place with --{what}")
         if settings.records:
-            self._check_records(self.place.records)
+            self._check_whose("records", self.place.records, record.destination_here(self.place.records))
+        if settings.journal:
+            noted = noted_in(self.place.journal, "destination") if os.path.isfile(self.place.journal) else None
+            self._check_whose("journal", self.place.journal, os.fsdecode(noted) if isinstance(noted, bytes) else "")
         self.selection = Selection(settings.select)
         self.journal: Journal | None = None
         self.record: record.Record | None = None
@@ -128,12 +131,11 @@ class TransferJob:
         self.may_fork = False
         self.result.details.update(digests=list(self.digests), verify=settings.verify, links=0, unproved=0)
 
-    def _check_records(self, folder: str) -> None:
-        """A record folder is that of one copy: what it says of another one would be taken for what this one holds."""
-        other = record.destination_here(folder)
+    def _check_whose(self, what: str, where: str, other: str) -> None:
+        """Each belongs to one copy: what it says of another one would be taken for what this one holds."""
         if os.path.exists(other) and not (os.path.exists(self.target) and os.path.samefile(other, self.target)):
-            say = f"--records: {printable(folder)} holds the records of another copy: {printable(other)}"
-            raise UsageError(say, code="SF-105", path=folder, hint="name another folder with --records")
+            say = f"--{what}: {printable(where)} is that of another copy: {printable(other)}"
+            raise UsageError(say, code="SF-105", path=where, hint=f"name another place with --{what}")
 
     @property
     def target(self) -> str:
@@ -225,7 +227,11 @@ class TransferJob:
         now = time.monotonic()
         if now - self._noted >= NOTE_S:
             self._noted = now
-            journal.note_run(self.result.run, self.meter.snapshot())
+            journal.note_run(self.result.run, self._snapshot())
+
+    def _snapshot(self) -> dict[str, Any]:
+        """How it stands, for `status`."""
+        return self.meter.snapshot()
 
     def _ask(self, order: Order, *, ask: bool = True) -> Order:
         """What the destination can hold: of names, if it is a folder that is copied, and of times."""
@@ -524,9 +530,9 @@ class TransferJob:
             raise Temporary(message, code="SF-323", path=self.dst)
 
     def _note_mount(self, journal: Journal, order: Order) -> None:
-        point = order.store.disk.point
-        if journal.get("mount") != point:
-            journal.set(mount=point, destination=os.fsencode(self.target))
+        found = {"mount": order.store.disk.point, "destination": os.fsencode(self.target)}
+        if any(journal.get(key) != value for key, value in found.items()):
+            journal.set(**found)
 
     def _rebuild(self, journal: Journal) -> None:
         """A lost or damaged journal is made again from the records; what they claim is read before it is believed."""
@@ -558,13 +564,14 @@ class TransferJob:
             return
         from scopeferry.copying import finish
 
-        done = []
+        done, given, lacks = [], [], []
         with order.source.folders() as here, Folders(order.store.root) as there:
             for prefix, mode, mtime_ns in journal.folders(touched=True):
                 path = os.fsdecode(prefix).rstrip("/")
                 try:
                     stored = path if self.names is None else self.names.path(path)
-                    wanted, lost = finish.set_folder(order, here, there, path, stored)
+                    had = record.names_given(journal.detail(prefix, b"", record.GIVEN))
+                    wanted, lost = finish.set_folder(order, here, there, path, stored, had)
                 except (OSError, ScopeferryError) as error:
                     if isinstance(error, OSError) and self._gone() is not None:
                         raise
@@ -573,6 +580,8 @@ class TransferJob:
                 for kind in lost:
                     self._lost(path, kind)
                 done.append(prefix)
+                given.append((prefix, b"", record.given_names(wanted.xattrs)))
+                lacks.append((prefix, b"", ",".join(lost) or None))
                 rec.entry(
                     path,
                     "folder",
@@ -586,6 +595,8 @@ class TransferJob:
                 yield None
         if done:
             rec.flush()
+            journal.note(record.GIVEN, given)
+            journal.note("lost", lacks)
             journal.touch(done, touched=False)
             journal.commit()
 
