@@ -96,7 +96,10 @@ class InspectJob:
             return False
         if tree.not_whole and time.monotonic() - began <= SETTLES_S:
             return False
-        return watched.decide().ends or not (tree.walking or time.monotonic() - began < self.wait_s)
+        if watched.decide().ends:
+            return True
+        asking = watched.asking and time.monotonic() - began <= SETTLES_S
+        return not (tree.walking or asking or time.monotonic() - began < self.wait_s)
 
     def _say(self, watched: Watched) -> None:
         decision, result = watched.decide(), self.result

@@ -174,6 +174,8 @@ class TargetRun(TransferJob):
             proof=self.aim.verify,
             evidence=[(one["kind"], one["detail"]) for one in details.get("evidence", ())],
             read_back=result.read_back,
+            recorded=result.skipped,
+            copied=result.copied + result.replaced + result.adopted,
             arrays=bool(truth),
             missing=sum(array["missing"] for array in truth),
             empty=sum(array["empty"] for array in truth),

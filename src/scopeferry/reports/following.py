@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from scopeferry.logs import printable
 from scopeferry.reports.evidence import WHERE
-from scopeferry.reports.units import duration, plain, shorten, size, width
+from scopeferry.reports.units import count, duration, plain, shorten, size, width
 
 GAP = "  "
 MIN_NAME = 8
@@ -34,7 +34,8 @@ class Standing:
     ``newest`` is what changed last at the source, ``changed_s`` seconds ago; ``lag_s`` how long what arrived last had
     been whole. ``awaited`` says what ends it, ``waiting`` what is gone for now, ``pace`` what holds it back and why.
     ``evidence`` holds (kind, detail), the strongest first. ``missing`` and ``empty`` count chunks where there are
-    ``arrays``. ``proof`` is a value of ``--verify``; ``read_back`` counts items by where they were read back from.
+    ``arrays``. ``proof`` is a value of ``--verify``; ``read_back`` counts items by where they were read back from, and
+    ``recorded`` those of earlier runs that were compared with their record; ``copied`` those of this run.
     """
 
     name: str
@@ -52,6 +53,8 @@ class Standing:
     proof: str = "full"
     evidence: Sequence[tuple[str, str]] = ()
     read_back: Mapping[str, int] = field(default_factory=dict)
+    recorded: int = 0
+    copied: int = 0
     arrays: bool = False
     missing: int = 0
     empty: int = 0
@@ -159,6 +162,8 @@ def _share(done: int, total: int) -> str:
 
 def _read_back(standing: Standing) -> str:
     places = [WHERE.get(kind, kind) for kind, number in standing.read_back.items() if number and kind != "no"]
+    if not places and standing.recorded and not standing.copied:
+        return f"{count(standing.recorded)} as they were recorded"
     if not places:
         share = _share(standing.copied_bytes, standing.acquired_bytes)
         return f"copied {share}, not read back"

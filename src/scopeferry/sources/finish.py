@@ -178,7 +178,7 @@ def _not_right(facts: Facts) -> Iterator[_Sign]:
             opened = bool(facts.held) and any(path in facts.held for path in paths)
             awaited = f"{some(paths)} to go" if paths is facts.temporary else f"{some(paths)} to become whole"
             if opened and facts.quiet_s >= facts.dead_s:
-                yield _sign(facts, "structural", f"{what}, held by somebody: {some(paths)}", awaited)
+                yield _sign(facts, "structural", f"{what}, perhaps held by somebody: {some(paths)}", awaited)
             else:
                 yield _until_dead(facts, f"{what}: {some(paths)}", awaited, facts.dead_s, alive=alive)
     if facts.strays:

@@ -167,6 +167,7 @@ class Readiness:
         self._strays: dict[str, _Calm] = {}
         self._folders: Folders | None = None
         self.ending = False
+        self.unsure = False  # the last answer of `held` is to be asked for again
         self.probed = 0  # how often a lease was asked for
 
     def __enter__(self) -> Self:
@@ -337,6 +338,7 @@ class Readiness:
         """
         clock_s = time.monotonic() if clock_s is None else clock_s
         before, self._asked = self._asked, {}
+        self.unsure = False
         return {path for path in paths if self._is_held(path, before.get(path), clock_s)}
 
     def _is_held(self, path: str, calm: _Calm | None, clock_s: float) -> bool:
@@ -350,6 +352,7 @@ class Readiness:
             calm = _Calm(found, clock_s)
         self._asked[path] = calm
         if clock_s - calm.since_s < LOOKS_APART_S:
+            self.unsure = True
             return True
         if system.is_locked(folder, name):
             return True

@@ -362,6 +362,11 @@ class Watched:
             self._probed, self._probe_at = self.ready.held(paths), time.monotonic() + PROBE_EACH_S
         return self._probed
 
+    @property
+    def asking(self) -> bool:
+        """Is it being found out who holds what is not right? Then another `decide` may know more."""
+        return self.ready.unsure
+
     def _temporary_names(self, locks: Collection[str]) -> tuple[list[str], list[str]]:
         """Those of writers, which never stay; and those that may be anybody's, as far as they are in use.
 
