@@ -17,7 +17,15 @@ from typing import Any
 
 from scopeferry.copying.left import SAID
 from scopeferry.copying.order import Order, stored_path
-from scopeferry.copying.record import GIVEN, Record, action_after, given_names, path_json, xattrs_json
+from scopeferry.copying.record import (
+    GIVEN,
+    Record,
+    action_after,
+    given_names,
+    names_given,
+    path_json,
+    xattrs_json,
+)
 from scopeferry.errors import Refused, ScopeferryError, SourceChanged
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
@@ -560,8 +568,7 @@ def copy_tasks(journal: Journal, order: Order, control: Control) -> Iterator[Cop
             beside = kept_both.get((folder, row.name))
         stored = None if beside is None else os.fsdecode(beside)
         given = journal.detail(folder, row.name, GIVEN) if gave and row.digest is not None else None
-        names = frozenset(map(os.fsdecode, given.split(b"\0"))) if given else frozenset()
-        yield CopyItem(order, os.fsdecode(folder + row.name), row, stored, names)
+        yield CopyItem(order, os.fsdecode(folder + row.name), row, stored, names_given(given))
 
 
 def link_tasks(journal: Journal, order: Order, control: Control) -> Iterator[LinkItem]:

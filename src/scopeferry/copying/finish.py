@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from scopeferry.copying.order import Order, stored_path
 from scopeferry.errors import ScopeferryError
 from scopeferry.kernel import journal as states
@@ -11,11 +13,18 @@ from scopeferry.stores.files import apply_attributes, lost_times
 from scopeferry.stores.store import Attributes
 
 
-def set_folder(order: Order, here: Folders, there: Folders, path: str, stored: str) -> tuple[Attributes, list[str]]:
-    """Give a folder of the copy what its source has, making it if need be: that, and the kinds that were lost."""
+def set_folder(
+    order: Order, here: Folders, there: Folders, path: str, stored: str, given: frozenset[str]
+) -> tuple[Attributes, list[str]]:
+    """Give a folder of the copy what its source has, making it if need be: that, and the kinds that were lost.
+
+    Of the extended attributes that it was `given`, those that its source has lost go; those of others stay.
+    """
     folder = here.open(path)
     facts = system.folder_stat(folder)
     wanted = order.source.attributes(facts, order.source.kept_xattrs(folder))
+    if order.source.keep & system.ATTRIBUTES:
+        wanted = replace(wanted, dropped=given - wanted.xattrs.keys())
     copy = there.open(stored, make=True)
     lost = apply_attributes(copy, wanted)
     found = lost_times(system.folder_stat(copy), wanted, order.store.mtime_step_ns)

@@ -21,6 +21,7 @@ from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scopeferry.copying.order import stored_path
+from scopeferry.copying.record import GIVEN, names_given
 from scopeferry.errors import ItemError, Refused, ScopeferryError
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
@@ -318,9 +319,7 @@ class Plan:
         if touched is not None:
             self.journal.plan(prefix, (), mode=facts.st_mode & 0o7777, mtime_ns=facts.st_mtime_ns, touched=touched)
 
-    def _folder_state(
-        self, prefix: bytes, folder: Any, facts: os.stat_result, twin: Any, known: Any
-    ) -> bool | None:
+    def _folder_state(self, prefix: bytes, folder: Any, facts: os.stat_result, twin: Any, known: Any) -> bool | None:
         """Is a folder to be set right? None if the journal has it as it is on both sides."""
         right = False
         if twin is not None:

@@ -94,6 +94,11 @@ def given_names(names: Iterable[str]) -> bytes | None:
     return b"\0".join(map(os.fsencode, names)) or None
 
 
+def names_given(value: bytes | None) -> frozenset[str]:
+    """What that value says."""
+    return frozenset(map(os.fsdecode, value.split(b"\0"))) if value else frozenset()
+
+
 def xattrs_json(xattrs: Mapping[str, bytes]) -> dict[str, str] | None:
     """The value of ``"xattrs"``: name -> base64; None if there are none."""
     return {name: b2a_base64(value, newline=False).decode() for name, value in xattrs.items()} or None
@@ -698,7 +703,9 @@ def _apply(journal: Journal, batch: list[Standing], known: set[str], *, whole: b
     for entry in batch:
         head, name = split(entry.path)
         if entry.kind == FOLDER and not whole:
-            journal.plan(entry.path + b"/" if entry.path else b"", (), mode=entry.mode, mtime_ns=entry.source_mtime_ns)
+            prefix = entry.path + b"/" if entry.path else b""
+            journal.plan(prefix, (), mode=entry.mode, mtime_ns=entry.source_mtime_ns)
+            journal.note(GIVEN, [(prefix, b"", given_names(entry.xattrs or ()))])
             if entry.stored != entry.path:
                 journal.plan(head, ())
                 journal.note("as", [(head, name, entry.stored)])

@@ -391,11 +391,15 @@ class Journal:
                         )
 
     def note(self, key: str, found: Iterable[tuple[bytes, bytes, Any]]) -> None:
-        """Set one detail of items that the journal knows: (folder path, name, value), in one transaction."""
+        """Set one detail of items that the journal knows, or of folders (which have no name): (folder path, name,
+        value), in one transaction. None removes it.
+        """
         with self._writing():
             known = ((self.folder_id(path), name, value) for path, name, value in found)
             rows = [(folder, name, key, value) for folder, name, value in known if folder is not None]
             self._db.executemany("INSERT OR REPLACE INTO details VALUES (?,?,?,?)", rows)
+            gone = [row[:3] for row in rows if row[3] is None]
+            self._db.executemany("DELETE FROM details WHERE folder=? AND name=? AND key=?", gone)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
