@@ -1,5 +1,7 @@
 """How a target of `live` stands: what is said of it, what goes first where there is no room, what is never said."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,3 +109,9 @@ def test_the_last_line_names_the_evidence():
     assert "   finished on marker: complete   " in last_line(live_result(target("finished", marker="complete")))
     two = last_line(live_result(target("finished", marker="complete"), target("unknown", quiet="30 min")))
     assert "   1 finished, 1 unknown" in two
+
+
+def test_a_rerun_with_nothing_to_do_says_what_was_compared():
+    again = Standing("a", "finished", acquired_bytes=9, copied_bytes=9, verified_bytes=9, recorded=6)
+    assert line(again, 200) == "a  finished  6 files as they were recorded"
+    assert "verified 100 %" in line(replace(again, copied=1, read_back={"storage": 1}), 200)
