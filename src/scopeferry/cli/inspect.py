@@ -10,6 +10,7 @@ from scopeferry.cli.console import Console
 from scopeferry.cli.options import Parser
 from scopeferry.config import find, fold
 from scopeferry.logs import printable
+from scopeferry.reports.following import array_line
 
 
 def parser() -> Parser:
@@ -51,11 +52,6 @@ def tell(console: Console, result: Any) -> None:
     why = "; ".join(f"{one['kind']}: {one['detail']}" if one["detail"] else one["kind"] for one in details["evidence"])
     console.data(f"{printable(result.source)}  {kind}  {state}" + (f" ({printable(why)})" if why else ""))
     for array in details["arrays"]:
-        grid = "unknown" if array["grid"] is None else " x ".join(map(str, array["grid"])) or "1"
-        ranges = f" ({', '.join(array['missing_ranges'][:8])})" if array["missing_ranges"] else ""
-        console.data(
-            f"  array {printable(array['path']) or '.'}  grid {grid} {array['unit']}s  written {array['written']:,}  "
-            f"empty {array['empty']:,}  missing {array['missing']:,}{ranges}"
-        )
+        console.data(f"  {array_line(array)}")
     if details["awaited"]:
         console.data(f"  to end: {printable('; '.join(details['awaited']))}")

@@ -77,7 +77,9 @@ def _progress(entry: Mapping[str, Any]) -> str:
     from scopeferry.reports.units import count, size
 
     now = entry["progress"]
-    if now.get("total_bytes") is not None:
+    if entry["status"] != "ended" and "acquired_bytes" in now:
+        return f"acquired {size(now['acquired_bytes'])}  copied {size(now['copied_bytes'])}  "
+    if entry["status"] != "ended" and now.get("total_bytes") is not None:
         return (
             f"copied {now.get('copied_percent', 0)} %  verified {now.get('verified_percent', 0)} %  "
             f"{now.get('items', 0):,} of {count(now.get('total_items', 0))}  {size(now.get('copied_bytes', 0))}  "
@@ -96,6 +98,20 @@ def _one(entry: Mapping[str, Any]) -> Iterator[str]:
             yield f"{INDENT}{key}: {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(entry[key]))}"
     yield f"{INDENT}by: pid {entry.get('pid', '?')} on {printable(str(entry.get('host', '?')))}"
     yield f"{INDENT}command: {' '.join(quoted(str(word)) for word in entry.get('command') or ())}"
+    yield from _of_live(entry["progress"])
     for key in ("journal", "records"):
         if entry.get(key):
             yield f"{INDENT}{key}: {printable(str(entry[key]))}"
+
+
+def _of_live(progress: Mapping[str, Any]) -> Iterator[str]:
+    """Why it ended or what it waits for, and what is there of each array."""
+    from scopeferry.logs import printable
+    from scopeferry.reports.following import array_line
+
+    for one in progress.get("evidence", ()):
+        yield f"{INDENT}{one['kind']}: {printable(one['detail'])}"
+    for text in progress.get("awaited", ()):
+        yield f"{INDENT}to end: {printable(text)}"
+    for array in progress.get("arrays", ()):
+        yield f"{INDENT}{array_line(array)}"

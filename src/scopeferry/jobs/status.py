@@ -21,7 +21,11 @@ RUNNING, DEAD, ENDED = "running", "dead", "ended"
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """One run. ``progress`` is what its journal noted last; ``resume`` the command that goes on, if it makes sense."""
+    """One run. ``progress`` is what its journal noted last; ``resume`` the command that goes on, if it makes sense.
+
+    Of one target of `live`, ``progress`` also holds ``evidence``, ``awaited`` and ``arrays``, as its result does, and
+    is kept when the run has ended.
+    """
 
     run: str
     status: str
@@ -76,7 +80,7 @@ def _status(facts: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> Run
         state = ENDED
     else:
         state = RUNNING if facts["alive"] else DEAD
-    progress = _progress(facts) if state != ENDED else {}
+    progress = _progress(facts) if state != ENDED or facts.get("job") == "live" else {}
     later = _later(facts, known)
     again = state == DEAD or (state == ENDED and facts.get("exit_code") in {7, 75, 130})
     return RunStatus(facts["run"], state, facts, progress, resume(facts) if again and not later else "", later)

@@ -47,8 +47,10 @@ from scopeferry.sources.zarr import ArrayTruth
 WALKS = 5  # that may find something before it is doubted that it is over
 EMPTY = "empty:"  # how the facts of the journal begin that say which chunks are empty
 NEARLY_ALL = (100, 0.9)  # so many, and this part of an array: no writer drops that in one walk
+OF_STATUS = ("evidence", "arrays", "stale", "healed")  # details that `status` shows, once they are known
 TURN_S = 0.05  # of work on one target, while others wait
 LOOK_S, LOOK_SHARE = 0.1, 20  # between two questions whether it is over: at least so many times what one took
+SOURCE = "source"  # what is waited for where it is away
 MOVING = {"SF-201", "SF-202", "SF-203", "SF-204", "SF-205"}  # of a source in use: looked at again, not failed
 
 Step = Any  # a task, an event, or None
@@ -182,6 +184,13 @@ class TargetRun(TransferJob):
             failed=result.failed,
         )
 
+    def _snapshot(self) -> dict[str, Any]:
+        now = self.standing()
+        kept = {name: self.result.details[name] for name in OF_STATUS if name in self.result.details}
+        shown = {"state": now.state, "awaited": [now.awaited] if now.awaited else [], "waiting": now.waiting}
+        sums = {"acquired_bytes": now.acquired_bytes, "copied_bytes": now.copied_bytes, "lag_s": now.lag_s}
+        return {**super()._snapshot(), "name": now.name, **shown, **sums, **kept}
+
     def _pace(self) -> str:
         pace = self.pace
         if pace is None or pace.rate is None:
@@ -251,12 +260,14 @@ class TargetRun(TransferJob):
             with listed, self.growing:
                 while True:
                     yield from self._grow(journal, order)
-                    if (yield from self._close_in(journal, order)):
+                    if (yield from self._patiently(lambda: self._close_in(journal, order))):
                         break
                 if self.writer is not None:
                     self.writer.finished()
-                yield from self._last(journal, order)
-            yield from _busy(self._set_folders(journal, rec, order))
+                yield from self._patiently(lambda: self._last(journal, order))
+            yield from self._patiently(lambda: _busy(self._set_folders(journal, rec, order)))
+            if order.store.disk.network:  # manifest and record go there
+                yield from self._answering(order.store)
         except (ScopeferryError, OSError) as error:
             self.control.stop(error if isinstance(error, ScopeferryError) else self._system_error(error))
             yield from self._land()
@@ -306,6 +317,7 @@ class TargetRun(TransferJob):
                 yield from self._send(self._planned(journal, order, ready))
                 ready = []
             if found is None:
+                self._wait_for_source(order)
                 if gone:
                     yield from self._send(self._dropped(gone, set(gone), order)[0])
                     gone = {}
@@ -313,6 +325,17 @@ class TargetRun(TransferJob):
                 yield None
                 if self._is_over():
                     return
+
+    def _wait_for_source(self, order: Order) -> None:
+        """A source that is away is named and waited for, as long as patience goes."""
+        assert self.growing is not None
+        since, control = self.growing.tree.absent_since, self.control
+        if since is not None:
+            if time.monotonic() - since >= control.patience_gone_s:
+                raise order.source.gone()
+            control.waiting = SOURCE
+        elif control.waiting == SOURCE:
+            control.waiting = ""
 
     def _met(self, found: Found) -> None:
         if not found.fresh:
@@ -421,6 +444,7 @@ class TargetRun(TransferJob):
             details["awaited"] = list(decision.awaited)
             details["acquired_bytes"], details["lag_s"] = growing.acquired, self.lag_s
         details["healed"] = sum(problem.code == "SF-902" for problem in self.result.problems)
+        journal.note_run(self.result.run, self._snapshot())
         super()._end(journal, rec)
         if decision is not None and decision.ends and self.result.exit_code in {0, 6}:
             self.result.state = decision.state
@@ -500,6 +524,7 @@ class TargetRun(TransferJob):
 
     def _last(self, journal: Journal, order: Order) -> Iterator[Step]:
         """The finish marker, after everything else: a second run may be chained on the copy."""
+        yield from self._land()
         self.closing = True
         yield from self._send(copy_tasks(journal, order, self.control))
         yield from self._land()

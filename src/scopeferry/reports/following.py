@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from scopeferry.logs import printable
 from scopeferry.reports.evidence import WHERE
@@ -23,6 +24,7 @@ from scopeferry.reports.units import count, duration, plain, shorten, size, widt
 
 GAP = "  "
 MIN_NAME = 8
+SHOWN_RANGES = 8
 ENDED = {"finished", "aborted", "unknown", "failed", "interrupted", "refused", "planned"}
 
 
@@ -189,3 +191,16 @@ def _fitted(name: str, parts: list[tuple[int, str]], columns: int, *, ascii_only
 
 def _wide(parts: list[tuple[int, str]]) -> int:
     return sum(len(GAP) + width(text) for _, text in parts)
+
+
+def array_line(array: Mapping[str, Any]) -> str:
+    """What is there of an array, from its object in ``--json``.
+
+    >>> array_line({"path": "0", "grid": [4, 2], "unit": "chunk", "written": 7, "empty": 0, "missing": 1,
+    ...     "missing_ranges": ["t 3"]})
+    'array 0  grid 4 x 2 chunks  written 7  empty 0  missing 1 (t 3)'
+    """
+    grid = "unknown" if array["grid"] is None else " x ".join(map(str, array["grid"])) or "1"
+    ranges = f" ({', '.join(array['missing_ranges'][:SHOWN_RANGES])})" if array["missing_ranges"] else ""
+    counts = "  ".join(f"{name} {array[name]:,}" for name in ("written", "empty", "missing"))
+    return f"array {printable(array['path']) or '.'}  grid {grid} {array['unit']}s  {counts}{ranges}"
