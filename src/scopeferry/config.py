@@ -86,6 +86,18 @@ class TransferSettings:
                 _parsed(SECTIONS["transfer"][name], value, f"--{name}", "SF-105")
         _parsed(_kinds, tuple(self.keep), "--keep", "SF-105")
 
+    @property
+    def waived(self) -> list[str]:
+        """What makes the promise smaller than it is by default, as options.
+
+        >>> TransferSettings(verify="none", select=(("exclude", "tmp/"),)).waived
+        ['--verify none', '--exclude tmp/']
+        """
+        said = [] if self.verify in {"full", "all"} else [f"--verify {self.verify}"]
+        said += [] if self.on_conflict == "refuse" else [f"--on-conflict {self.on_conflict}"]
+        said += [f"--no-keep {kind}" for kind in KEEP_DEFAULT if kind not in self.keep]
+        return said + [f"--{kind} {glob}" for kind, glob in self.select]
+
 
 # -- values ------------------------------------------------------------------------------------------------------------
 

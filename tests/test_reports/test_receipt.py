@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import scopeferry
+from scopeferry.config import KEEP_DEFAULT
 from scopeferry.reports import receipt
 from scopeferry.reports.receipt import GUARANTEE
+from scopeferry.testing.steps import Steps
+from scopeferry.testing.trees import flip
 
 
 def test_beside_the_manifest(tmp_path):
@@ -31,6 +34,8 @@ def test_beside_the_manifest(tmp_path):
         "bytes        10 (10 B) sent",
         "read back    read back from storage (xxh128)   --verify full",
         "lost         nothing",
+        "waived       nothing",
+        "retries      0 further tries",
         f"tree         source       sha256:{sums['xxh128']}   of what was read",
         f"             destination  sha256:{sums['xxh128']}   each of 5 files was read back now",
         f"manifest     manifest.xxh128   sha256 {sums['xxh128']}",
@@ -91,3 +96,26 @@ def test_sixty_lines_whatever_happened():
     assert "  and 999,992 more, all in the record" in lines
     assert made["tree_digests"]["source"] == ""
     assert json.loads(receipt.as_json(made))["problem_count"] == 1_000_000
+
+
+def test_it_says_what_was_waived_and_how_often_was_tried_again(tmp_path):
+    source, copy = tmp_path / "run7", tmp_path / "copy"
+    source.mkdir()
+    (source / "a").write_bytes(b"a" * 1000)
+    (source / "b").write_bytes(b"b")
+
+    def flip_what_was_written(_answer, fd, _data, at):
+        os.pwrite(fd, b"X", at)
+
+    with Steps() as steps:
+        steps.after("write_at", flip_what_was_written, when=lambda _fd, data, _at: len(data) == 1000)
+        first = scopeferry.transfer(source, copy, select=(("exclude", "b"),), keep=frozenset(KEEP_DEFAULT) - {"xattrs"})
+    assert (first.exit_code, first.details["retries"]) == (0, 1)
+    lines = Path(first.receipt).read_text().splitlines()
+    assert "waived       --no-keep xattrs, --exclude b" in lines
+    assert "retries      1 further try" in lines
+    flip(copy / "a")
+    with Steps() as steps:
+        steps.after("write_at", flip_what_was_written, when=lambda _fd, data, _at: len(data) == 1000)
+        assert scopeferry.repair(source, copy).exit_code == 0
+    assert "retries      1 further try" in Path(first.receipt).read_text().splitlines()

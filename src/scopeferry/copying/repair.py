@@ -278,6 +278,7 @@ class RepairLedger:
             rows += self._row(item, answer.entry, healed.source)
             done.append((item, HEALED, answer.entry))
             data = {"action": "repaired", "what": healed.what, "read_back": answer.read_back}
+            data |= {"attempts": healed.attempts}
             events.append(Event("done", self.run, task.key, 1, answer.size, data, now))
         self.record.flush()
         if self.journal is not None and rows:

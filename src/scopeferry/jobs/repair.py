@@ -68,6 +68,7 @@ class RepairJob(Job):
         found = self.check.result
         super().__init__("repair", found.run, self.check.target, self.check.place, settings, control)
         self.result.source, self.result.destination = found.source, found.destination
+        self.result.details["retries"] = 0
         self.held.callback(self.check.close)
 
     def _do(self) -> Iterator[Event | None]:
@@ -136,6 +137,7 @@ class RepairJob(Job):
                 if event is not None and event.kind == "failed":
                     self.result.add(event.data["code"], event.path, event.data["message"], event.data.get("hint", ""))
                 elif event is not None and event.data.get("what") == "sent":
+                    self.result.details["retries"] += event.data["attempts"] - 1
                     self.result.add("SF-902", event.path, f"healed: {printable(event.path)}")
                 yield event
         if self.check.journal is not None:

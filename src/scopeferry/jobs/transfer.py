@@ -130,6 +130,7 @@ class TransferJob:
         self._noted = self.started
         self.may_fork = False
         self.result.details.update(digests=list(self.digests), verify=settings.verify, links=0, unproved=0)
+        self.result.details.update(retries=0, waived=settings.waived)
 
     def _check_whose(self, what: str, where: str, other: str) -> None:
         """Each belongs to one copy: what it says of another one would be taken for what this one holds."""
@@ -415,6 +416,7 @@ class TransferJob:
         if "again" in data:  # a name that is a link now, and was counted as a file
             return
         setattr(result, action, getattr(result, action) + 1)
+        result.details["retries"] += data.get("attempts", 1) - 1
         sent = action in {"copied", "replaced", "repaired"}
         if sent:
             result.bytes += event.bytes if data.get("kind") != "hardlink" else 0
@@ -431,6 +433,7 @@ class TransferJob:
     def _count_failed(self, event: Event, data: dict[str, Any]) -> None:
         result, code = self.result, data["code"]
         if code == "SF-201":
+            result.details["retries"] += 1
             return  # stays open: the next listing looks at it again
         if CODES[code][0] in OF_THE_RUN:  # said once; such an item stays open
             if code not in result.codes:

@@ -100,6 +100,8 @@ def text(receipt: Mapping[str, Any]) -> str:
         ("bytes", f"{receipt['bytes']:,} ({size(receipt['bytes'])}) sent"),
         ("read back", f"{proof(receipt) or 'no'}   --verify {receipt.get('verify') or 'full'}"),
         ("lost", lost(receipt)),
+        ("waived", ", ".join(map(printable, receipt.get("waived") or ())) or "nothing"),
+        ("retries", count(receipt.get("retries") or 0, "further try")),
         ("digests", ", ".join(receipt.get("digests") or ()) + "   (the first one proves)"),
         ("tree", f"source       {sides['source'] or '-'}   {sides['source_note']}"),
         ("", f"destination  {sides['destination'] or '-'}   {sides['destination_note']}"),
