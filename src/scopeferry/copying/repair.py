@@ -277,9 +277,9 @@ class RepairLedger:
             self.record.add(item.line("repaired", read_back=answer.read_back, at=round(now, 3), **more))
             rows += self._row(item, answer.entry, healed.source)
             done.append((item, HEALED, answer.entry))
-            data = {"action": "repaired", "what": healed.what, "read_back": answer.read_back}
-            data |= {"attempts": healed.attempts}
-            events.append(Event("done", self.run, task.key, 1, answer.size, data, now))
+            told: dict[str, Any] = {"action": "repaired", "what": healed.what, "read_back": answer.read_back}
+            told["attempts"] = healed.attempts
+            events.append(Event("done", self.run, task.key, 1, answer.size, told, now))
         self.record.flush()
         if self.journal is not None and rows:
             self.journal.settle(rows)
