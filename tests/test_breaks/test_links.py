@@ -33,3 +33,46 @@ def test_equal_files_that_the_source_has_linked_since_are_linked_in_the_copy(pro
     found = program.run("transfer", src, dst)
     assert (found["skipped"], found["copied"]) == (3, 0)
     assert program.run("verify", dst)["exit_code"] == 0
+
+
+def test_an_inode_is_edited_and_has_new_names_on_both_sides(program, sides):
+    src, dst = sides
+    write(src / "n")
+    os.link(src / "n", src / "o")
+    assert program.run("transfer", src, dst, "--verify", "all")["exit_code"] == 0
+    os.link(src / "n", src / "a")
+    write(src / "n", b"edit" * 1000)
+    os.link(dst / "n", dst / "somebodys")
+    found = program.run("transfer", src, dst)
+    assert (found["exit_code"], found["bytes"]) == (0, 4000)
+    assert {(dst / name).stat().st_ino for name in "nao"} == {(dst / "n").stat().st_ino}
+    assert (dst / "o").read_bytes() == (src / "o").read_bytes()
+
+
+def test_two_files_of_the_copy_that_are_one_inode_each_are_edited_at_the_source(program, sides):
+    src, dst = sides
+    for name in "np":
+        write(src / name)
+    for name in "oq":
+        os.link(src / chr(ord(name) - 1), src / name)
+    assert program.run("transfer", src, dst)["exit_code"] == 0
+    for name in "opq":
+        (src / name).unlink()
+        os.link(src / "n", src / name)
+    write(src / "n", b"edit" * 1000)
+    os.link(dst / "n", dst / "somebodys")
+    os.link(dst / "p", dst / "somebodys too")
+    assert program.run("transfer", src, dst)["exit_code"] == 0
+    assert len({(dst / name).stat().st_ino for name in "nopq"}) == 1
+    assert {path.name for path in dst.iterdir() if path.read_bytes() != b"edit" * 1000} == {
+        "somebodys",
+        "somebodys too",
+    }
+
+
+def test_a_symbolic_link_of_ours_is_checked_and_not_adopted(program, sides):
+    src, dst = sides
+    (src / "l").symlink_to("nowhere")
+    assert program.run("transfer", src, dst)["exit_code"] == 0
+    found = program.run("transfer", src, dst, "--verify", "all")
+    assert (found["adopted"], found["checked"]) == (0, 1)

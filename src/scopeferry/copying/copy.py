@@ -39,6 +39,7 @@ from scopeferry.sources.tree import Ahead, is_recent
 from scopeferry.stores.files import StoredFile, is_servers_own
 from scopeferry.stores.store import Attributes, Entry, Upload
 
+GONE_WAIT_S = 0.5  # before a destination that was gone is asked again
 LOST = {"SF-202", "SF-204", "SF-205", "SF-322"}  # what is said of a file when the whole source is gone, too
 READ_WAITS_S = (0.1, 1.0, 5.0)  # between the tries at a file that a server does not give
 WROTE = {"SF-204", "SF-206", "SF-209", "SF-211", "SF-212"}  # failures after a temporary file was made in the folder
@@ -93,6 +94,7 @@ class CopyItem:
         """Copy or compare them all; one answer for each."""
         answers = _run(tasks, control)
         _wait_for_source(tasks, answers, control)
+        _wait_for_destination(tasks, answers, control)
         taken = [i for i, answer in enumerate(answers) if isinstance(answer, Failure) and answer.code == "SF-501"]
         again = {i: task for i in taken if (task := _judged_now(tasks[i], control)) is not None}
         if again:
@@ -116,21 +118,44 @@ def _wait_for_source(tasks: Sequence[CopyItem], answers: list[Outcome | Failure]
                 control.sleep(pauses.pop(0))
             else:
                 return
-            for i, answer in zip(lost, _run([tasks[i] for i in lost], control), strict=True):
-                answers[i] = answer
-                if isinstance(answer, Outcome):
-                    control.done_waiting("source")
+            _try_again(lost, tasks, answers, control, "source")
         except ScopeferryError as reason:
             for i in lost:
                 answers[i] = Failure.of(tasks[i].key, reason)
             return
 
 
+def _wait_for_destination(tasks: Sequence[CopyItem], answers: list[Outcome | Failure], control: Control) -> None:
+    """Where the destination went away while it was asked what stands there, wait and try these again."""
+    store = tasks[0].order.store
+    while lost := [i for i, answer in enumerate(answers) if isinstance(answer, Failure) and answer.code == "SF-323"]:
+        try:
+            control.sleep(GONE_WAIT_S)
+            control.wait_for("destination", store.answers, control.patience_gone_s, store.gone())
+            _try_again(lost, tasks, answers, control, "destination")
+        except ScopeferryError as reason:
+            for i in lost:
+                answers[i] = Failure.of(tasks[i].key, reason)
+            return
+
+
+def _try_again(
+    lost: Sequence[int], tasks: Sequence[CopyItem], answers: list[Outcome | Failure], control: Control, side: str
+) -> None:
+    for i, answer in zip(lost, _run([tasks[i] for i in lost], control), strict=True):
+        answers[i] = answer
+        if isinstance(answer, Outcome):
+            control.done_waiting(side)
+
+
 def _judged_now(task: CopyItem, control: Control) -> CopyItem | None:
     """The task of an item whose name was taken after the plan had looked, by somebody or by a worker that died; or
-    whose second name is, by a run that died. None if it has been judged by what stands there already.
+    whose second name is, by a run that died; or whose change time moved with another name of its inode. None if it has
+    been judged by what stands there already.
     """
     order, row = task.order, task.row
+    if row.state in {states.CHECK, *states.CHECK_ONE}:
+        return replace(task, row=row._replace(state=states.CHECK))
     if row.state in {states.COPY, states.REPLACE}:
         return replace(task, row=row._replace(state=states.JUDGE))
     if row.state != states.JUDGE or row.kind != states.FILE or order.policy != "keep-both" or task.beside is not None:
@@ -418,7 +443,8 @@ class _Comparison:
         dst_head, _, dst_name = self.stored.rpartition("/")
         if system.read_link(self.there.open(dst_head), dst_name) == target:
             mark, lost = order.store.set_link_right(self.there, self.stored, attributes)
-            copied = Copied("adopted", source, 1, lost, attributes, target=target, stored=self._elsewhere())
+            action = "adopted" if row.state == states.JUDGE else "checked"
+            copied = Copied(action, source, 1, lost, attributes, target=target, stored=self._elsewhere())
             return Outcome(self.key, 0, {}, mark, "no", copied)
         if row.state == states.JUDGE and order.policy != "replace":
             raise Refused(

@@ -492,7 +492,8 @@ class Plan:
             usable = [path for path, state in group if state not in {states.CONFLICT, states.FAILED}]
             if not usable:
                 continue
-            leader = (done or usable)[0]
+            ours = [path for path, state in group if state in {states.CHECK, *states.CHECK_ONE}]
+            leader = (done or ours or usable)[0]
             first = self._inode_of(leader)
             for path, state in group:
                 stands = state in {states.CHECK, *states.CHECK_ONE} or (
