@@ -190,6 +190,20 @@ def test_one_inode_in_is_one_inode_out_read_and_written_once(every):
     assert len(made) == len({found.inode for found in snapshot(every.src).values() if found.kind == "file"})
 
 
+def test_more_groups_than_are_read_at_a_time(ferry, monkeypatch):
+    monkeypatch.setattr("scopeferry.kernel.journal.PAGE", 2)
+    for number in range(5):
+        (ferry.src / f"{number}").write_bytes(b"%d" % number)
+        for other in "ab":
+            (ferry.src / f"{number}{other}").hardlink_to(ferry.src / f"{number}")
+    assert ferry.run(0).copied == 15
+    ferry.same()
+    with Steps() as steps:
+        opened = steps.watch("open_source")
+        assert ferry.run(0).skipped == 15
+    assert opened == []
+
+
 def test_each_hard_link_has_its_line_in_the_manifest(every):
     every.run(0)
     manifest = every.manifest()

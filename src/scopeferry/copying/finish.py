@@ -36,11 +36,8 @@ def refresh_links(journal: Journal, order: Order) -> None:
     them.
     """
     with Folders(order.store.root) as there:
-        leaders = set()
-        for (folder, name), leader in journal.details("leader").items():
-            leaders.add(leader)
-            _refresh(journal, order, there, folder + name)
-        for leader in leaders:
+        for path, leader in journal.noted("leader"):
+            _refresh(journal, order, there, path)
             _refresh(journal, order, there, leader)
 
 

@@ -573,11 +573,14 @@ class Scratch:
 
         Of files, or of what was noted with `of` before its inode.
         """
-        inodes = self._db.execute(
-            "SELECT inode FROM links WHERE inode GLOB ? GROUP BY inode HAVING COUNT(*) > 1", (f"{of}[0-9]*",)
-        ).fetchall()
-        for (inode,) in inodes:
-            yield self._db.execute("SELECT path, state FROM links WHERE inode=? ORDER BY path", (inode,)).fetchall()
+        several = (
+            "SELECT inode FROM links WHERE inode GLOB ? AND inode > ? GROUP BY inode HAVING COUNT(*) > 1 "
+            f"ORDER BY inode LIMIT {PAGE}"
+        )
+        last = ""
+        while inodes := self._db.execute(several, (f"{of}[0-9]*", last)).fetchall():
+            for (last,) in inodes:
+                yield self._db.execute("SELECT path, state FROM links WHERE inode=? ORDER BY path", (last,)).fetchall()
 
     def add_names(self, names: Iterable[bytes]) -> None:
         """Note names of the folder that is being walked."""
