@@ -7,6 +7,7 @@ Only the module that was called is imported, and only its parser is built.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -103,12 +104,22 @@ def _unknown(command: str) -> UsageError:
 
 
 def _internal(error: Exception) -> ScopeferryError:
+    if isinstance(error, FileNotFoundError) and not _stands_somewhere():
+        hint = "change to a folder that is there, run the same command again"
+        return UsageError("the folder you are in is gone", code="SF-101", hint=hint)
     at = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next
     place = f" at {at.tb_frame.f_globals.get('__name__', '?')}:{at.tb_lineno}" if at is not None else ""
     text = " ".join(str(error).split())
     return Failed(f"internal error: {type(error).__name__}: {text}{place}", code="SF-302")
+
+
+def _stands_somewhere() -> bool:
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
 
 
 def _failed(console: Console, arguments: list[str], error: ScopeferryError, cause: Any = None) -> int:

@@ -16,6 +16,8 @@ def resolve(src: str, dst: str, *, parents: bool) -> tuple[str, str, str | None,
         found = os.stat(src)
     except OSError as error:
         raise UsageError(f"source is not there: {printable(src)}", code="SF-101", path=src) from error
+    if not dst:  # a variable that was not set: the current folder is no guess
+        raise UsageError("the destination is an empty name", code="SF-105", hint="name a folder; . is the current one")
     src = os.path.realpath(src)
     dst = os.path.realpath(dst)
     if stat.S_ISREG(found.st_mode):

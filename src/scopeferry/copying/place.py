@@ -21,7 +21,9 @@ def state_folder() -> str:
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or os.path.expanduser(r"~\AppData\Local")
     else:
-        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        base = os.environ.get("XDG_STATE_HOME", "")
+        if not os.path.isabs(base):  # the XDG specification: a relative path is to be ignored
+            base = os.path.expanduser("~/.local/state")
     return os.path.join(base, "scopeferry")
 
 
@@ -58,14 +60,17 @@ class Place:
     elsewhere: str = ""
 
 
-def find(dst: str, *, records: str | None = None, journal: str | None = None, state: str | None = None) -> Place:
-    """Where things lie for a destination, which need not exist yet. Nothing is made.
+def find(
+    dst: str, *, source: str = "", records: str | None = None, journal: str | None = None, state: str | None = None
+) -> Place:
+    """Where things lie for a destination, which need not exist yet: then `source` tells what it will be. Nothing is
+    made.
 
     Beside the data: ``<dst>.scopeferry``; inside it where the parent is another file system; else in the state folder.
     Raises UsageError (SF-107) for a journal on a network file system.
     """
     state = state or state_folder()
-    home, elsewhere = _beside(dst, state)
+    home, elsewhere = _beside(dst, source, state)
     name = destination_name(dst)
     journal = os.path.abspath(journal) if journal else os.path.join(state, "journals", f"{name}.sqlite")
     if publish.disk(_existing(journal)).network:
@@ -79,23 +84,27 @@ def find(dst: str, *, records: str | None = None, journal: str | None = None, st
     )
 
 
-def _beside(dst: str, state: str) -> tuple[str, str]:
+def _beside(dst: str, source: str, state: str) -> tuple[str, str]:
     parent = os.path.dirname(dst) or os.sep
-    beside = dst.rstrip(os.sep) + ".scopeferry"
+    beside, inside = dst.rstrip(os.sep) + ".scopeferry", os.path.join(dst, ".scopeferry")
+    zarr = _is_zarr(dst) or _is_zarr(source)
     if dst != parent and os.path.isdir(dst):
         other_disk = os.stat(dst).st_dev != os.stat(parent).st_dev
     else:
         other_disk = dst == parent
     if other_disk:
-        beside = os.path.join(dst, ".scopeferry")
-        if not _is_zarr(dst) and _writable(beside, dst):
-            return beside, ""
+        if (not zarr or _holds_records(inside)) and _writable(inside, dst):
+            return inside, ""
     elif _writable(beside, parent):
         return beside, ""
-    elif os.path.isdir(dst) and not _is_zarr(dst) and _writable(inside := os.path.join(dst, ".scopeferry"), dst):
+    elif not zarr and _will_be_folder(dst, source) and _writable(inside, dst):
         return inside, ""
     home = os.path.join(state, "records", destination_name(dst))
     return home, f"records lie in {home}, for nothing can be written beside {dst}"
+
+
+def _will_be_folder(dst: str, source: str) -> bool:
+    return os.path.isdir(dst) or (os.path.isdir(source) and not os.path.lexists(dst))
 
 
 def _writable(folder: str, parent: str) -> bool:
@@ -116,7 +125,8 @@ def _holds_records(folder: str) -> bool:
 
 
 def _is_zarr(folder: str) -> bool:
-    return any(os.path.exists(os.path.join(folder, name)) for name in (".zgroup", ".zarray", "zarr.json"))
+    names = (".zgroup", ".zarray", "zarr.json")
+    return folder != "" and any(os.path.exists(os.path.join(folder, name)) for name in names)
 
 
 def _existing(path: str) -> str:

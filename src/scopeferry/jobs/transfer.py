@@ -104,7 +104,9 @@ class TransferJob:
         self.src, self.dst, self.only, self.names = resolve(src, dst, parents=settings.parents)
         self.result.source = os.path.join(self.src, self.only) if self.only else self.src
         self.result.destination = self.target
-        self.place = place.find(self.target, records=settings.records, journal=settings.journal)
+        self.place = place.find(
+            self.target, source=self.result.source, records=settings.records, journal=settings.journal
+        )
         if inside(self.src, self.place.records):
             raise UsageError(
                 f"the source lies in the record folder of the destination: {self.src}", code="SF-113", path=self.src
