@@ -26,6 +26,7 @@ from scopeferry.sources.tree import Selection, TreeSource
 from scopeferry.sources.watched import Ending, Watched
 
 SETTLES_S = 3.0  # files written in place are looked at twice
+SAID_S = 10.0  # between two words on what is awaited
 CODES = {ABORTED: "SF-602", UNKNOWN: "SF-603"}  # else SF-601
 
 
@@ -54,6 +55,7 @@ class InspectJob:
         self.selection = Selection(select)
         self.control = control or Control()
         self.wait_s = wait_s
+        self._say_at = 0.0
         self.result = Result("inspect", run=new_run_id(), source=self.path)
 
     def run(self) -> Iterator[Event | None]:
@@ -79,6 +81,7 @@ class InspectJob:
                     if self._is_seen(watched, began):
                         break
                     time.sleep(0.01)
+            self.control.waiting = ""
             self._say(watched)
         self.result.elapsed_s = time.monotonic() - began
         yield Event("finished", self.result.run, self.path, data={"exit_code": self.result.exit_code})
@@ -96,10 +99,14 @@ class InspectJob:
             return False
         if tree.not_whole and time.monotonic() - began <= SETTLES_S:
             return False
-        if watched.decide().ends:
+        decision, now = watched.decide(), time.monotonic()
+        if decision.ends:
             return True
-        asking = watched.asking and time.monotonic() - began <= SETTLES_S
-        return not (tree.walking or asking or time.monotonic() - began < self.wait_s)
+        if now >= self._say_at and now - began < self.wait_s:
+            self._say_at = now + SAID_S
+            self.control.waiting = f"end of the source: {printable(to_end(decision))}"
+        asking = watched.asking and now - began <= SETTLES_S
+        return not (tree.walking or asking or now - began < self.wait_s)
 
     def _say(self, watched: Watched) -> None:
         decision, result = watched.decide(), self.result

@@ -145,6 +145,7 @@ class Watched:
         self._probe_at = self._list_at = self._stray_at = 0.0
         self._absent = 0
         self._untold: set[str] = set()
+        self._torn: set[str] = set()  # shards that came out before it was known that they are some
         self._empty_at = 0.0
         self._relisted: deque[Iterator[None]] = deque()
         self._expected = _read_list(ending.expect) if ending.expect not in {"auto", "dense", "sparse"} else None
@@ -223,8 +224,10 @@ class Watched:
         """A file is there (and, `again`, in another version than before): is it a chunk? Then it is written."""
         chunk = self.zarr.present(path, again=again)
         if chunk and self.zarr.is_shard(path):
+            self._torn.discard(path)
             with suppress(OSError, ScopeferryError), _File(self.source, path) as file:
-                self.zarr.shard(path, file)
+                if not self.zarr.shard(path, file) and self._whole(path) is False:
+                    self._torn.add(path)
         return chunk
 
     def _relist(self, array: str) -> Iterator[None]:
@@ -292,7 +295,8 @@ class Watched:
         complete = self._complete
         locks = self._locks()
         temporary, strays = self._temporary_names(locks)
-        torn, unparsable = ready.torn, ready.unparsable
+        self._torn = {path for path in self._torn if self._exists(path)}
+        torn, unparsable = list(dict.fromkeys([*ready.torn, *sorted(self._torn)])), ready.unparsable
         total, absent = self._list_state()
         return Facts(
             now_s=now_s,
