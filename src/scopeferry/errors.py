@@ -140,6 +140,7 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-914": (0, "something that seems to say finished says nothing", ""),
     "SF-915": (0, "metadata that are not understood: copied as they are", ""),
     "SF-916": (0, "declared finished although this spoke against it", ""),
+    "SF-917": (0, "not noted when this was checked", "make room for the journal, or give permission"),
 }
 
 #: What decides when several things went wrong: the first that applies (``specs/transfer.md`` 5).

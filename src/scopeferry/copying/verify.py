@@ -426,6 +426,7 @@ class CheckLedger:
     bytes_read: int = 0
     refused: set[str] = field(default_factory=set)
     explained: Callable[[bytes], bool] = lambda _: False
+    unnoted: str = ""
 
     def settle(self, results: Sequence[Result]) -> list[Event]:
         """Write down what was found of these items; the events that tell it."""
@@ -458,9 +459,21 @@ class CheckLedger:
         self.expected.mark(rows)
         if self.record is not None:
             self.record.flush()
-        if self.journal is not None and proved:
-            self.journal.note("proved", proved)
+        self._note("proved", proved)
+        if self.unnoted:
+            events.append(Event("note", self.run, "", 0, 0, {"code": "SF-917", "message": self.unnoted}))
+            self.unnoted = ""
         return events
+
+    def _note(self, key: str, found: list[tuple[bytes, bytes, Any]]) -> None:
+        """Tell the journal, unless it takes nothing any more: what was found does not hang on it."""
+        if self.journal is None or not found:
+            return
+        try:
+            self.journal.note(key, found)
+        except ScopeferryError as error:
+            self.journal = None
+            self.unnoted = f"not noted when this was checked: {error}"
 
     def _told(self, found: Checked, item: Item) -> tuple[list[Problem], list[Problem]]:
         """(what is wrong, what is said of it): of a folder that became a link once, not once for each file below it."""
@@ -480,10 +493,10 @@ class CheckLedger:
             return
         after = item._replace(further={**item.further, **new})
         self.record.add(after.line("checked", from_copy=list(new), at=round(now, 3)))
-        for journal in (self.expected, self.journal):
-            for name, digest in new.items():
-                if journal is not None:
-                    journal.note(f"digest:{name}", [(*split(item.origin), digest)])
+        for name, digest in new.items():
+            note = f"digest:{name}", [(*split(item.origin), digest)]
+            self.expected.note(*note)
+            self._note(*note)
 
 
 def _state(problems: list[Problem]) -> int:
