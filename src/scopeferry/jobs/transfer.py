@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from scopeferry.copying.copy import CopyLedger
+    from scopeferry.kernel.rate import Limit
 
 NOTE_S = 1.0  # how often the journal is told how the run stands, for `status`
 OF_THE_RUN = {1, 7, 75, 130}  # exit codes of what stops a run, not of one item
@@ -779,7 +780,7 @@ def _ledger(journal: Journal, rec: record.Record, order: Order, run_id: str) -> 
     return CopyLedger(journal, rec, order, run_id, had_losses=bool(journal.losses()))
 
 
-def _limit(bytes_per_s: float | None) -> Callable[[int], float] | None:
+def _limit(bytes_per_s: float | None) -> Limit | None:
     if bytes_per_s is None:
         return None
     from scopeferry.kernel.rate import TokenBucket

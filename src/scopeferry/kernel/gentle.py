@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 
 from scopeferry.kernel.publish import system
-from scopeferry.kernel.rate import TokenBucket
+from scopeferry.kernel.rate import PIECE_BYTES, TokenBucket
 
 SAMPLE_S = 0.2
 HELD_UP = 0.75
@@ -109,7 +109,7 @@ class Writer:
 
 
 class Pace:
-    """One rate for all targets: call it with bytes that were moved, and wait as many seconds as it says.
+    """One rate for all targets: call it with bytes that are to be moved, and wait as many seconds as it says.
 
     ``limit`` in bytes/s, None for none; ``gentle`` is ``auto`` or ``off``. ``rate`` (bytes/s, None: not held back) and
     ``cause`` (one line, empty if not held back) say how it stands. For all threads.
@@ -145,8 +145,13 @@ class Pace:
                 self._read_s = max(self._read_s, took_s / size_bytes)
                 self._reads.append(took_s / size_bytes)
 
+    @property
+    def piece_bytes(self) -> int:
+        """How many bytes may be moved at once."""
+        return PIECE_BYTES if self.rate is None else self._bucket.piece_bytes
+
     def __call__(self, size_bytes: int) -> float:
-        """Seconds to wait after so many bytes."""
+        """Seconds to wait before so many bytes."""
         with self._lock:
             now = time.monotonic()
             self._moved += size_bytes

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from scopeferry.errors import ScopeferryError
+from scopeferry.kernel.rate import PIECE_BYTES, Limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Control:
     """
 
     def __init__(
-        self, *, patience_gone_s: float = 3600, patience_full_s: float = 60, limit: Callable[[int], float] | None = None
+        self, *, patience_gone_s: float = 3600, patience_full_s: float = 60, limit: Limit | None = None
     ) -> None:
         self.patience_gone_s = patience_gone_s
         self.patience_full_s = patience_full_s
@@ -123,8 +124,13 @@ class Control:
         if self._reason is not None:
             raise self._reason
 
+    @property
+    def piece_bytes(self) -> int:
+        """How many bytes may be moved at once: what comes between two calls of `add`."""
+        return PIECE_BYTES if self._limit is None else self._limit.piece_bytes
+
     def add(self, copied: int = 0, verified: int = 0) -> None:
-        """Count bytes, and wait as long as a rate limit asks for."""
+        """Count bytes; those that are to be copied wait here for their turn, if there is a rate limit."""
         with self._lock:
             self.copied += copied
             self.verified += verified

@@ -191,7 +191,7 @@ class SourceFile:
         from scopeferry.stores.files import buffer  # a rerun with nothing to do reads nothing
 
         digests, block, at = Digests(algorithms), buffer(), 0
-        while got := self.read_into(block, at):
+        while got := self.read_into(block[: control.piece_bytes], at):
             digests.update(block[:got])
             at += got
             control.add(got if copied else 0, 0 if copied else got)

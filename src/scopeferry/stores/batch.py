@@ -206,11 +206,12 @@ class Batch:
             _hash_zeros(digests, start - at)
             at = start
             while at < end:
-                got = reader.read_into(block[: min(BLOCK, end - at)], at)
+                got = reader.read_into(block[: min(self.control.piece_bytes, end - at)], at)
                 if got == 0:
                     break
                 data = block[:got]
                 digests.update(data)
+                self.control.add(copied=got)
                 if have > at and self._same(part.fd, data, at, have):
                     pass
                 else:
@@ -218,7 +219,6 @@ class Batch:
                     system.write_at(part.fd, data, at)
                     written = at + got
                 at += got
-                self.control.add(copied=got)
                 if at < size:
                     self.control.check()
             if at < end:
