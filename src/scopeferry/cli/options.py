@@ -19,7 +19,10 @@ VALUES = {
     "executor": ("NAME", "threads (default)"),
     "limit": ("RATE", "bytes a second, e.g. 50MB"),
     "on-conflict": ("DO", "other content at the destination: refuse (default), replace, keep-both"),
-    "include": ("GLOB", "copy these after all; the last --include or --exclude that matches wins"),
+    "include": (
+        "GLOB",
+        "copy these after all, or, if it comes first, these alone; the last --include or --exclude that matches wins",
+    ),
     "exclude": ("GLOB", "leave these out; ** crosses folders, a trailing / means folders"),
     "keep": ("LIST", "keep these too: owner,acl,streams"),
     "no-keep": ("LIST", "do not keep these: times,mode,links,hardlinks,holes,xattrs"),
