@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scopeferry.cli import options
-from scopeferry.cli.main import COMMANDS, is_there
+from scopeferry.cli.main import COMMANDS
 from scopeferry.config import (
     CONFLICT,
     EXECUTORS,
@@ -76,7 +76,7 @@ What a command ends with: [exit codes](exit-codes.md), [problem codes](problem-c
 
 def there() -> list[str]:
     """The commands of this version."""
-    return [name for name in COMMANDS if is_there(name)]
+    return list(COMMANDS)
 
 
 def _command(name: str, parser: options.Parser) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scopeferry.cli.main import COMMANDS, is_there
+from scopeferry.cli.main import COMMANDS
 from scopeferry.config import SECTIONS, find
 from scopeferry.errors import CODES
 from scopeferry.jobs.targets_file import read_targets
@@ -101,7 +101,7 @@ def test_options_and_codes_that_a_page_names_exist(page):
     text = page.read_text("utf-8")
     unknown = set(re.findall(r"SF-\d+", text)) - set(CODES)
     assert not unknown
-    options = {option for name in COMMANDS if is_there(name) for option in options_of(name)} | {"--version", "--help"}
+    options = {option for name in COMMANDS for option in options_of(name)} | {"--version", "--help"}
     for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text):
         if not span.startswith(OTHER_PROGRAMS):
             assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)) <= options, f"{page}: {span}"

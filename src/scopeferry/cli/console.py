@@ -97,9 +97,8 @@ class Stream:
 class Console:
     """Both streams of one command."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self) -> None:
         self.out, self.err = Stream(sys.stdout), Stream(sys.stderr)
-        self.quiet = quiet
         self.args: Any = None  # the options, once they are understood
         self.live = self.err.tty and _can_draw()
         self.color = self.live and not os.environ.get("NO_COLOR")

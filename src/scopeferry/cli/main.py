@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_standard_descriptors()
     arguments = list(sys.argv[1:] if argv is None else argv)
     bind_command(["scopeferry", *arguments])
-    console = Console(quiet="--quiet" in arguments)
+    console = Console()
     try:
         return _run(arguments, console)
     except KeyboardInterrupt:
@@ -77,20 +77,11 @@ def _run(arguments: list[str], console: Console) -> int:
 
 
 def overview() -> str:
-    """What `scopeferry --help` says: only what is there."""
-    known = [entry for name, entry in COMMANDS.items() if is_there(name)]
-    wide = max(len(usage) for _, usage, _ in known)
-    lines = [f"  scopeferry {usage:<{wide}}  {about}" for _, usage, about in known]
+    """What `scopeferry --help` says."""
+    wide = max(len(usage) for _, usage, _ in COMMANDS.values())
+    lines = [f"  scopeferry {usage:<{wide}}  {about}" for _, usage, about in COMMANDS.values()]
     head = "Carries microscopy data from the instrument to the archive, unchanged, and proves it."
     return "\n".join([head, "", *lines, "", "scopeferry COMMAND --help shows its options and an example.", EXITS])
-
-
-def is_there(command: str) -> bool:
-    """Is the job of a command in this installation?"""
-    from importlib.util import find_spec
-
-    jobs = {"verify": "verify", "repair": "repair", "clean": "clean", "demo": "demo"}
-    return command not in jobs or find_spec(f"scopeferry.jobs.{jobs[command]}") is not None
 
 
 def _unknown(command: str) -> UsageError:
@@ -98,7 +89,7 @@ def _unknown(command: str) -> UsageError:
 
     if command.startswith("-"):
         return UsageError(f"scopeferry has no option {command}", hint="scopeferry --help")
-    near = nearest(command, [name for name in COMMANDS if is_there(name)])
+    near = nearest(command, COMMANDS)
     hint = f"did you mean scopeferry {near}?" if near else "scopeferry --help lists the commands"
     return UsageError(f"scopeferry has no command {command!r}", hint=hint)
 
