@@ -84,9 +84,15 @@ def is_complete(name: str) -> bool:
     return (stem if dot and stem else name) == STEM
 
 
+def _file_glob(glob: str) -> None:
+    if glob.endswith("/"):
+        raise UsageError(f"a marker is a file: {glob!r}", code="SF-105", hint=f"did you mean {glob.rstrip('/')}?")
+    glob_regex(glob)
+
+
 ALONE = ("auto", "grid", "writer", "now")
 _VALUED: Mapping[str, Callable[[str], object]] = {
-    "marker": glob_regex, "quiet": duration_s, "manifest": str, "profile": str,
+    "marker": _file_glob, "quiet": duration_s, "manifest": str, "profile": str,
 }  # fmt: skip
 _OWN = {*ALONE, *_VALUED}
 

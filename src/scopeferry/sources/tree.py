@@ -342,13 +342,13 @@ def _heads(path: str) -> Iterator[str]:
 
 
 def glob_regex(glob: str) -> re.Pattern[str]:
-    """A glob as a regular expression over relative POSIX paths; raises UsageError for an empty or absolute one.
+    """A glob as a regular expression over relative POSIX paths; raises UsageError for one that can match none.
 
     >>> bool(glob_regex("**/*.tif").fullmatch("a.tif")), bool(glob_regex("*.tif").fullmatch("a/b.tif"))
     (True, False)
     """
-    if not glob or glob.startswith("/"):
-        raise UsageError(f"a glob is relative to the source: {glob!r}", code="SF-105")
+    if not glob or glob.startswith("/") or not {".", ".."}.isdisjoint(glob.split("/")):
+        raise UsageError(f"a glob is relative to the source, without . and ..: {glob!r}", code="SF-105")
     out, at = "", 0
     while at < len(glob):
         if glob.startswith("**/", at):
