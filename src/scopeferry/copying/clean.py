@@ -146,7 +146,7 @@ class SourceItem:
             item = want.item
             if item.size is not None and item.size != entry.st_size:
                 return f"size differs from the record, {item.size:,} and {entry.st_size:,} bytes"
-            if item.source_mtime_ns is not None and item.source_mtime_ns != entry.st_mtime_ns:
+            if item.source_mtime_ns is not None and item.source_mtime_ns != publish.noted_ns(entry.st_mtime_ns):
                 return "time differs from the record"
         return self._read(here, unknown, control) if unknown else None
 

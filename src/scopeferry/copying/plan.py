@@ -138,7 +138,7 @@ class Plan:
     ) -> Iterator[Event | None]:
         try:
             folder = here.open(path)
-            facts = system.folder_stat(folder)
+            facts = publish.noted_facts(system.folder_stat(folder))
             if quiet is not None:
                 listing = _Named.of(folder, quiet[4])
             else:
@@ -323,7 +323,7 @@ class Plan:
         """Is a folder to be set right? None if the journal has it as it is on both sides."""
         right = False
         if twin is not None:
-            there, keep, store = system.folder_stat(twin), self.source.keep, self.store
+            there, keep, store = publish.noted_facts(system.folder_stat(twin)), self.source.keep, self.store
             wanted = self.source.attributes(facts)
             right = ("mode" not in keep or "mode" in store.lacks or there.st_mode & 0o7777 == wanted.mode) and (
                 "times" not in keep or abs(there.st_mtime_ns - facts.st_mtime_ns) < store.mtime_step_ns
@@ -713,6 +713,7 @@ class FolderMerge:
         self, name: str, raw: bytes, facts: os.stat_result, source: int, row: Any, scratch: Any
     ) -> None:
         plan, path = self.plan, self.head + name
+        facts = publish.noted_facts(facts)
         mode = facts.st_mode
         if stat.S_ISLNK(mode) and ("links" not in plan.source.keep or "links" in plan.store.lacks):
             self.events.append(
@@ -803,7 +804,7 @@ class FolderMerge:
             if not isinstance(error, FileNotFoundError) and not self.plan.stands():
                 raise
             return None
-        return found if self.twin is not None else None
+        return publish.noted_facts(found) if self.twin is not None else None
 
     def _spelt(self, name: str) -> str:
         """How a name is spelt that stands at the destination, where the mount would not find it by another spelling."""

@@ -67,7 +67,7 @@ class Check:
     def same_time(self, found_ns: int, wanted_ns: int) -> bool:
         """Are these the same, as far as the file system of the copy can tell?"""
         slack = COARSE_NS if self.disk.type in publish.UNSTEADY else FINE_NS if self.disk.network else 0
-        return abs(found_ns - wanted_ns) <= slack
+        return abs(publish.noted_ns(found_ns) - wanted_ns) <= slack
 
 
 @dataclass(frozen=True, slots=True)

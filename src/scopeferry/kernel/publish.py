@@ -32,6 +32,7 @@ Folder = system.Folder
 
 LARGE = 16 << 20  # a temporary file of at least this size is continued by the next run
 PART_PREFIX, PART_SUFFIX = ".sf-", ".part"
+LAST_NS = (1 << 63) - 1  # the latest time that a journal holds
 FEW = 16  # folders kept open by one `Folders`
 
 #: The file systems whose inodes, change times and `syncfs` are what they say.
@@ -151,8 +152,25 @@ def takes_any_name(root: str, disk: Disk) -> bool:
 def mark(entry: os.stat_result, *, steady: bool = True) -> Mark:
     """The mark of a `stat`; inode and change time are 0 where they are no evidence."""
     if steady:
-        return Mark(entry.st_ino, entry.st_size, entry.st_mtime_ns, entry.st_ctime_ns)
-    return Mark(0, entry.st_size, entry.st_mtime_ns, 0)
+        return Mark(entry.st_ino, entry.st_size, noted_ns(entry.st_mtime_ns), entry.st_ctime_ns)
+    return Mark(0, entry.st_size, noted_ns(entry.st_mtime_ns), 0)
+
+
+def noted_ns(time_ns: int) -> int:
+    """A modification time as journal, record and marks have it: in 64 bits, so of the years 1677 to 2262.
+
+    >>> noted_ns(1), noted_ns(1 << 64) == noted_ns(1 << 63)
+    (1, True)
+    """
+    return max(-LAST_NS, min(time_ns, LAST_NS))
+
+
+def noted_facts(entry: os.stat_result) -> os.stat_result:
+    """A `stat` whose modification time is that of a mark."""
+    if -LAST_NS <= entry.st_mtime_ns <= LAST_NS:
+        return entry
+    all_of_it = {name: getattr(entry, name) for name in dir(entry) if name.startswith("st_")}
+    return os.stat_result(tuple(entry), all_of_it | {"st_mtime_ns": noted_ns(entry.st_mtime_ns)})
 
 
 def part_name(path: bytes, attempt: str) -> str:
@@ -314,7 +332,7 @@ def publish(folder: Folder, part: str, name: str, expected: Mark | None, path: s
             system.rename(folder, part, name)
             return
         was = system.lstat(folder, part)
-        if (was.st_size, was.st_mtime_ns) != (expected.size, expected.mtime_ns) or expected.inode not in {
+        if (was.st_size, noted_ns(was.st_mtime_ns)) != (expected.size, expected.mtime_ns) or expected.inode not in {
             0,
             was.st_ino,
         }:
