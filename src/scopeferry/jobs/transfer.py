@@ -126,7 +126,7 @@ class TransferJob:
         self.record: record.Record | None = None
         self.lock: place.Lock | None = None
         self.left: LeftOut | None = None
-        self.named: set[tuple[str, str]] = set()  # what a listing has said of a path: said once
+        self.named: set[tuple[str, str]] = set()  # (code, path): said once
         self.order: Order | None = None
         self.registration: runs.Registration | None = None
         self.meter = Meter(os.path.basename(self.result.source), self.control, settings.verify)
@@ -442,13 +442,12 @@ class TransferJob:
             if code not in result.codes:
                 result.add(code, "", data["message"], data.get("hint", ""))
             return
-        if not event.run:  # from a listing: the first one says it
-            if (code, event.path) in self.named:
-                return
-            if len(self.named) < MAX_PROBLEMS:
-                self.named.add((code, event.path))
-            if self.left is not None:
-                self.left.note(event)
+        if (code, event.path) in self.named:  # walked over, or tried, once more
+            return
+        if len(self.named) < MAX_PROBLEMS:
+            self.named.add((code, event.path))
+        if not event.run and self.left is not None:
+            self.left.note(event)
         result.add(code, event.path, data["message"], data.get("hint", ""))
         result.failed += CODES[code][0] != 0
 
