@@ -166,6 +166,19 @@ def test_events_to_a_file_and_before_the_paths(ferry, tree, tmp_path):
     assert not (tmp_path / "copy3").exists()
 
 
+def test_events_are_never_written_into_what_is_no_log_of_them(ferry, tmp_path):
+    """Before a path `--events` takes it for its FILE: of `verify --events DST SRC` that is the copy."""
+    (tmp_path / "one.tif").write_bytes(b"precious")
+    assert ferry("transfer", "one.tif", "copy.tif").returncode == 0
+    done = ferry("verify", "--events", "copy.tif", "one.tif")
+    assert done.returncode == 2
+    assert done.stderr.startswith("exit 2: --events: something else stands in copy.tif (SF-105)")
+    assert (tmp_path / "copy.tif").read_bytes() == b"precious"
+    for lines in (3, 6):  # a log of events is gone on with
+        assert ferry("verify", "copy.tif", "one.tif", "--events=log").returncode == 0
+        assert len((tmp_path / "log").read_text().splitlines()) >= lines
+
+
 def test_a_full_disk_under_the_log(ferry, tree):
     done = ferry("transfer", tree, "copy", "--events", "/dev/full")
     assert done.returncode == 0

@@ -330,6 +330,21 @@ def test_records_elsewhere(ferry, tmp_path):
     assert scopeferry.transfer(ferry.src, ferry.dst, records=str(elsewhere)).skipped == 1
 
 
+def test_somebodys_receipt_and_reserve_are_left_alone(ferry, tmp_path):
+    (ferry.src / "a").write_bytes(b"a")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "reserve").write_text("table for two")
+    assert scopeferry.transfer(ferry.src, ferry.dst, records=str(notes)).exit_code == 0
+    assert (notes / "reserve").read_text() == "table for two"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "receipt.txt").write_text("paid")
+    with pytest.raises(UsageError) as raised:
+        scopeferry.transfer(ferry.src, tmp_path / "dst2", records=str(other))
+    assert (raised.value.code, (other / "receipt.txt").read_text()) == ("SF-105", "paid")
+
+
 def test_records_of_another_copy_are_not_written_into(ferry, tmp_path):
     """As with a ``records`` in the settings, which holds for every destination."""
     (ferry.src / "a").write_bytes(b"a")

@@ -19,6 +19,7 @@ from scopeferry.reports.evidence import last_line, problem_lines
 from scopeferry.reports.progress import Meter
 
 WIDE = 10_000
+EVENT = b'{"event": '  # how a line of events begins
 UNREMARKABLE = {"starting", "listing", "listing again"}  # no line of their own where there is no terminal
 
 
@@ -154,6 +155,11 @@ def _open_events(path: str | None) -> Any:
     if path is None or path == "-":
         return None
     try:
+        if os.path.isfile(path):
+            with open(path, "rb") as found:
+                if found.read(len(EVENT)) not in {b"", EVENT}:
+                    say = f"--events: something else stands in {printable(path)}"
+                    raise UsageError(say, code="SF-105", path=path, hint="name a new file, or --events=- for stdout")
         return open(path, "a", encoding="utf-8", buffering=1)
     except OSError as error:
         raise UsageError(f"--events: {printable(path)}: {error.strerror}", code="SF-105", path=path) from error

@@ -75,6 +75,9 @@ def find(
     journal = os.path.abspath(journal) if journal else os.path.join(state, "journals", f"{name}.sqlite")
     if publish.disk(_existing(journal)).network:
         raise UsageError(f"the journal would lie on a network file system: {journal}", code="SF-107", path=journal)
+    if records and os.path.lexists(os.path.join(records, "receipt.txt")) and not _holds_records(records):
+        say = f"--records: a receipt lies in {printable(records)}, and it is none of ours"
+        raise UsageError(say, code="SF-105", path=records, hint="name an empty folder, or one that is not there yet")
     return Place(
         dst,
         os.path.abspath(records) if records else home,

@@ -33,7 +33,7 @@ from scopeferry.kernel.journal import Journal, Row
 from scopeferry.kernel.publish import system
 from scopeferry.logs import command_line, host, printable, user
 
-RESERVE, RESERVE_BYTES = "reserve", 1 << 20
+RESERVE, RESERVE_BYTES = ".sf-reserve", 1 << 20
 FORMAT = "scopeferry-record"
 VERSION = 1
 STANDS = {
