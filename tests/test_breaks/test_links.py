@@ -76,3 +76,28 @@ def test_a_symbolic_link_of_ours_is_checked_and_not_adopted(program, sides):
     assert program.run("transfer", src, dst)["exit_code"] == 0
     found = program.run("transfer", src, dst, "--verify", "all")
     assert (found["adopted"], found["checked"]) == (0, 1)
+
+
+@pytest.fixture
+def edited(program, sides):
+    """The copy of an inode with two names, which somebody has edited since."""
+    src, dst = sides
+    write(src / "n")
+    os.link(src / "n", src / "o")
+    assert program.run("transfer", src, dst)["exit_code"] == 0
+    write(dst / "o", b"work" * 1000, 1_500_000_000)
+    return src, dst
+
+
+def test_all_names_of_somebodys_work_are_refused(program, edited):
+    src, dst = edited
+    assert program.run("transfer", src, dst)["exit_code"] == 5
+    assert [(dst / name).read_bytes() for name in "no"] == [b"work" * 1000] * 2
+    assert len(inodes(dst)) == 1
+
+
+def test_all_names_of_somebodys_work_are_replaced(program, edited):
+    src, dst = edited
+    assert program.run("transfer", src, dst, "--on-conflict", "replace")["exit_code"] == 0
+    assert [(dst / name).read_bytes() for name in "no"] == [b"same" * 1000] * 2
+    assert len(inodes(dst)) == 1

@@ -631,8 +631,9 @@ def orphan_tasks(journal: Journal, order: Order, control: Control) -> Iterator[C
             journal.settle([(folder, row, {"leader": heirs[leader]})])
         elif first is not None and first.state in {states.FAILED, states.CONFLICT}:
             heirs[leader] = path
-            taken = journal.detail(folder, row.name, "twin") is not None
-            state = states.CHECK if row.digest is not None else states.JUDGE if taken else states.COPY
+            stands = journal.detail(folder, row.name, "twin") is not None
+            ours = row.digest is not None
+            state = states.CHECK if ours and stands else states.JUDGE if ours or stands else states.COPY
             heir = row._replace(kind=states.FILE, state=state)
             journal.settle([(folder, heir, {"leader": None, "twin": None})])
             yield CopyItem(order, os.fsdecode(path), heir)

@@ -542,8 +542,10 @@ class Plan:
         row, totals = self.journal.row(path), self.totals
         assert row is not None
         twin = None if state == states.COPY else self._twin_of(path, row)
-        details = {"leader": leader, "twin": twin, "counted": 1 if counted else None}
         stored_mtime_ns = row.noted_mtime_ns
+        if state == states.JUDGE and self.policy == "replace" and (there := self._there(path)) is not None:
+            twin, stored_mtime_ns = self._twin(there), publish.noted_ns(there.st_mtime_ns)
+        details = {"leader": leader, "twin": twin, "counted": 1 if counted else None}
         linked = row._replace(kind=states.HARDLINK, state=states.LINK, stored_mtime_ns=stored_mtime_ns)
         self.journal.settle([(path[: len(path) - len(row.name)], linked, details)])
         totals.open_bytes -= row.size if state not in {states.CHECK_STORED, states.DONE} else 0
@@ -593,6 +595,9 @@ class Plan:
             return None
         if entry is None or self.fingerprint(entry) != row.stored:
             return None
+        return self._twin(entry)
+
+    def _twin(self, entry: os.stat_result) -> int:
         return fingerprint(entry.st_ino if self.store.disk.steady else 0, 0, entry.st_size)
 
     def fingerprint(self, there: os.stat_result) -> int:
