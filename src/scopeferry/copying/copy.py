@@ -37,7 +37,7 @@ from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
 from scopeferry.sources.tree import Ahead, is_recent
 from scopeferry.stores.files import StoredFile, is_servers_own
-from scopeferry.stores.store import Attributes, Entry, Upload
+from scopeferry.stores.store import Attributes, Entry, GoneError, SourceGoneError, Upload
 
 GONE_WAIT_S = 0.5  # before a destination that was gone is asked again
 LOST = {"SF-202", "SF-204", "SF-205", "SF-322"}  # what is said of a file when the whole source is gone, too
@@ -176,11 +176,14 @@ def _run(tasks: Sequence[CopyItem], control: Control) -> list[Outcome | Failure]
     uploads: dict[int, tuple[Upload, dict[str, Any]]] = {}
     try:
         order.store.check_present(control)
-        with Folders(order.store.root) as there, order.source.folders() as here, Ahead(order.source, here) as ahead:
+        with _stored(order) as there, order.source.folders() as here, Ahead(order.source, here) as ahead:
             for index, task in enumerate(tasks):
                 try:
                     control.check()
                     found = _Comparison(task, here, there, control, ahead).settle()
+                except (GoneError, SourceGoneError):  # no use in asking for the others, one by one
+                    answers.clear()
+                    raise
                 except ScopeferryError as error:
                     answers[index] = Failure.of(task.key, error, retryable=False)
                     continue
@@ -195,6 +198,13 @@ def _run(tasks: Sequence[CopyItem], control: Control) -> list[Outcome | Failure]
             item = order.source.translated(error, task.key) if isinstance(error, OSError) else error
             answers.setdefault(index, Failure.of(task.key, item))
     return [answers[index] for index in range(len(tasks))]
+
+
+def _stored(order: Order) -> Folders:
+    try:
+        return Folders(order.store.root)
+    except OSError as error:
+        raise order.store.translated(error, order.store.root) from error
 
 
 def _flush_names(tasks: Sequence[CopyItem], answers: dict[int, Outcome | Failure], there: Folders) -> None:

@@ -51,6 +51,7 @@ OF_STATUS = ("evidence", "arrays", "stale", "healed")  # details that `status` s
 TURN_S = 0.05  # of work on one target, while others wait
 LOOK_S, LOOK_SHARE = 0.1, 20  # between two questions whether it is over: at least so many times what one took
 SOURCE = "source"  # what is waited for where it is away
+WRITE_ERROR = "SF-211"
 MOVING = {"SF-201", "SF-202", "SF-203", "SF-204", "SF-205"}  # of a source in use: looked at again, not failed
 
 Step = Any  # a task, an event, or None
@@ -198,12 +199,16 @@ class TargetRun(TransferJob):
         return f"at most {size(pace.rate)}/s ({pace.cause})"
 
     def _looks_again(self, task: Any, answer: Any) -> bool:
-        """A source in use moves: such an item is looked at again, and judged by the walk at the end."""
+        """A source in use moves, and servers come back bit by bit: such an item is judged by the walk at the end."""
         assert self.growing is not None
         if isinstance(answer, Failure):
             self.growing.tree.again(task.key, failed=answer.code != "SF-201")
-            return not self.closing and answer.code in MOVING
+            return not self.closing and (answer.code in MOVING or (answer.code == WRITE_ERROR and self._is_far()))
         return False
+
+    def _is_far(self) -> bool:
+        """Does the copy lie on a server?"""
+        return self.order is not None and self.order.store.disk.network
 
     def _settle_asides(self, found: Sequence[tuple[Any, Any]]) -> None:
         assert self.record is not None
