@@ -46,6 +46,7 @@ TRUSTED = {"ext4", "xfs", "btrfs", "f2fs", "tmpfs", "ntfs", "ntfs3"}
 SLICE_S = 0.02  # of work between two items, or two ticks
 FRESH_NS = 10_000_000_000  # written so lately is still in memory
 SHARE = 20  # a look is repeated after this many times what it took, at least
+CROWDED_S = 1.0  # between two listings of a folder whose files wait for room to be looked at
 LONGEST_S = 5.0  # between two looks at a folder, up to FEW_FOLDERS
 FEW_FOLDERS = 10_000
 WATCHED_S = 60.0  # between two looks at a watched folder where events are relied on
@@ -53,9 +54,11 @@ WALK_S = 60.0  # between two walks that nobody asked for
 WALK_SHARE = 50
 BATCH = 400  # names between two looks at the clock
 LARGE = 20_000  # names of one folder beyond which they are not held all at once
-ROOM = 20_000  # items that wait to go
-LOOKS = 50_000  # files that are looked at one by one
+ROOM = 20_000  # items that wait to go; twice that with what events tell of and metadata
+HELD_ROOM = 100_000  # items that are held off
+LOOKS = 50_000  # files that are looked at one by one; metadata take half of it
 LOOKS_AT_ONCE = 100
+MOST_LOOK_S, MOST_LOOK_NETWORK_S = 0.002, 0.02  # what took longer was no look: we were stopped, or waited for a server
 SETTLES_S = 12.0  # a file that is not whole and unchanged for so long does not hold up the end
 FIRST_WATCHES = 8192
 MOST_TOLD = 100_000
@@ -190,10 +193,13 @@ class GrowingTree:
         self._changes_at_walk = -1
         self._again: set[str] = set()  # somebody asked for a look at them
         self._listing: set[_Folder] = set()
+        self._crowded: set[_Folder] = set()  # in which files are not whole that found no room
+        self._most_look_s = MOST_LOOK_NETWORK_S if source.disk.network else MOST_LOOK_S
         self._gaps = Gaps()
         self._went: list[str] = []
         self.temporary_names: dict[str, float] = {}  # path -> when it was first seen (monotonic)
         self.markers: dict[str, tuple[Version, float]] = {}  # path -> version, when it was seen (monotonic)
+        self.marked = 0  # how often `markers` changed
         self.unreadable: dict[str, str] = {}  # path -> why
         self.special: set[str] = set()  # neither file, folder nor link
         self.newest_change_ns = self.newest_file_ns = 0
@@ -224,6 +230,7 @@ class GrowingTree:
         for listing in [*self._active, *([self._backlog] if self._backlog is not None else [])]:
             listing.close()  # type: ignore[attr-defined]
         self._active.clear()
+        self._listing.clear()
         self._backlog = None
 
     # -- what comes out ------------------------------------------------------------------------------------------------
@@ -273,8 +280,11 @@ class GrowingTree:
             return False
         if any(look.waits and now - look.changed < SETTLES_S for look in self._looks.values()):
             return False
+        if self._crowded and now - self.changed_s < SETTLES_S:
+            return False
         assert self._walking is None
-        if self.walk is None or self.walk.found_new or self._changes_at_walk != self._changes:
+        walk = self.walk
+        if walk is None or walk.found_new or walk.failed or self._changes_at_walk != self._changes:
             self.begin_walk()
             return False
         return True
@@ -371,6 +381,7 @@ class GrowingTree:
         """List everything; `walk` is a later one when it has ended. One that goes on is begun anew."""
         now = time.monotonic()
         self._walking = _Walking(now, list(self._nodes.values()), self._changes, self._failures)
+        self._moved = True  # a way that was found before may lead to a folder that has been moved since
         self._busy_s = 0.0
 
     # -- work, in slices -----------------------------------------------------------------------------------------------
@@ -391,18 +402,18 @@ class GrowingTree:
 
     def _step(self, now: float) -> bool:
         """A little work; False if there is none."""
-        if self._moved and self._folders is not None:  # here nobody holds a folder
-            self._folders.forget()
-            self._moved = False
+        self._find_way_anew()
         if now >= self._pass_at:
             self._begin_pass(now)
             return self.absent_since is None
+        busy = False  # each gets its turn: neither looks nor checks can hold up the listings
         if self._looks_due and self._looks_due[0][0] <= now:
             self._take_looks(now)
-            return True
+            self._find_way_anew()
+            busy = True
         if self._checks:
             self._check_some(now)
-            return True
+            busy = True
         if len(self._active) < 2:
             node = self._next_to_list()
             if node is not None:
@@ -411,10 +422,18 @@ class GrowingTree:
         if self._active:
             self._advance()
             return True
+        if busy:
+            return True
         if self._walking is not None and not self._wanted:
             self._end_walk(now)
             return True
         return self._read_backlog()
+
+    def _find_way_anew(self) -> None:
+        """Where a folder was moved; never while somebody holds one."""
+        if self._moved and self._folders is not None:
+            self._folders.forget()
+            self._moved = False
 
     def _next_to_list(self) -> _Folder | None:
         for _ in range(len(self._wanted)):
@@ -426,8 +445,11 @@ class GrowingTree:
         walking = self._walking
         while walking is not None and walking.left:
             node = walking.left.pop()
-            if self._nodes.get(node.path) is node and node.listed < walking.begun_s and not node.wanted:
+            if self._nodes.get(node.path) is not node or node.listed >= walking.begun_s or node.wanted:
+                continue
+            if node not in self._listing:
                 return node
+            self._want(node)  # its listing began before the walk: once more
         return None
 
     def _advance(self) -> None:
@@ -437,7 +459,7 @@ class GrowingTree:
             self._active.popleft()
         else:
             self._active.rotate(-1)
-        self._busy_s += time.monotonic() - began
+        self._busy_s += self._spent(began, BATCH)
 
     def _read_backlog(self) -> bool:
         if not self._room():
@@ -524,9 +546,11 @@ class GrowingTree:
         folders = self.source.folders()
         self.close()
         self._folders, self._mounted = folders, publish.disk(self.source.root)
+        self._wanted.clear()
         for node in self._nodes.values():
             node.watch = -1
             node.missing = None
+            node.wanted = False  # also where it was taken for a listing that never began
             self._want(node)
         if self.watch != "scan" and not self.source.disk.network:
             try:
@@ -567,6 +591,10 @@ class GrowingTree:
         longest = max(LONGEST_S * max(1.0, count / FEW_FOLDERS), SHARE * count * self._look_s)
         return max(self.scan_interval_s, min(age / 20 * self._stretch, longest), SHARE * took)
 
+    def _spent(self, began: float, looks: int) -> float:
+        """What so many looks took: nothing is put off for hours because this process was stopped meanwhile."""
+        return min(time.monotonic() - began, looks * self._most_look_s)
+
     def _check_some(self, now: float) -> None:
         """Look at the times of folders that are due."""
         assert self._folders is not None
@@ -599,7 +627,7 @@ class GrowingTree:
                 if node.watch >= 0 and self.watch == "events":
                     after = max(after, WATCHED_S)
                 self._schedule(node, self._pass_began + after)
-        spent = time.monotonic() - began
+        spent = self._spent(began, count)
         self._checked_s += spent
         self._look_s += (spent / count - self._look_s) / 8
 
@@ -622,6 +650,7 @@ class GrowingTree:
         if node is self._root or self._nodes.get(node.path) is not node:
             return
         del self._nodes[node.path]
+        self._crowded.discard(node)
         self._unwatch(node)
         self._went_away(node, node.temporary or ())
         self.unreadable.pop(node.path, None)
@@ -635,6 +664,9 @@ class GrowingTree:
         if isinstance(error, FileNotFoundError | NotADirectoryError | Refused) and node is not self._root:
             if self._present():
                 self._drop(node)
+                above = self._nodes.get(node.path.rpartition("/")[0])
+                if above is not None:  # a file may be there instead
+                    self._soon(above)
             return
         again = self._unread_path(node.path, error)
         node.relist = True
@@ -643,8 +675,8 @@ class GrowingTree:
     def _unread_path(self, path: str, error: OSError | Refused) -> bool:
         """Note what cannot be read; was it so before? What stays so does not make every walk worthless."""
         before = path in self.unreadable
-        self._failures += not before
-        if len(self.unreadable) < MOST_TOLD:
+        if before or len(self.unreadable) < MOST_TOLD:
+            self._failures += not before
             self.unreadable[path] = str(error)
         return before
 
@@ -656,6 +688,7 @@ class GrowingTree:
         names: set[str] | None = set()
         nodes, prefix = self._nodes, _join(node.path, "")
         node.relist = node.wanted = False
+        self._crowded.discard(node)
         self.listings += 1
         try:
             handle = self._folders.open(node.path)
@@ -667,18 +700,22 @@ class GrowingTree:
             self._watch(node, handle, facts.st_ino)
             with system.scan(handle) as entries:
                 known: Mapping[str, Version] | None = None
+                count = 0
                 some = [entry.name for entry in islice(entries, LARGE)]
                 if len(some) < LARGE:
                     known = self._known.folder(node.path)
+                else:
+                    count = self._known.count(node.path)
                 while some:
+                    some.sort(key=lambda name: self._rank(prefix + name) == CHUNK)  # metadata tell what chunks are
                     for at in range(0, len(some), BATCH):
                         at_s = time.monotonic()
                         batch = some[at : at + BATCH]
                         rows = self._known.names(node.path, batch) if known is None else known
                         files = [name for name in batch if prefix + name not in nodes]  # those have their own looks
-                        self._judge_all(node, files, rows, first=first)
+                        self._judge_all(node, files, rows, first=first, since=at > 0)
                         present += len(rows)
-                        took += time.monotonic() - at_s
+                        took += self._spent(at_s, BATCH)
                         yield
                     if known is not None and names is not None:
                         names.update(some)
@@ -691,7 +728,7 @@ class GrowingTree:
         finally:
             self._listing.discard(node)
         if self._nodes.get(node.path) is node and self._folders is not None:
-            self._listed(node, facts, names, known, present, began, took, wall)
+            self._listed(node, facts, names, known, count <= present + len(node.told or ()), began, took, wall)
 
     def _listed(
         self,
@@ -699,12 +736,15 @@ class GrowingTree:
         facts: Any,
         names: set[str] | None,
         known: Mapping[str, Version] | None,
-        present: int,
+        complete: bool,
         began: float,
         took: float,
         wall: int,
     ) -> None:
-        """A listing that has seen everything: what does it lack, and when is the next?"""
+        """A listing that has seen everything: what does it lack, and when is the next?
+
+        Of a large folder there are no `names`; `complete`: it lacks nothing that was known when it began.
+        """
         first = node.listed < 0
         moved = facts.st_mtime_ns != node.mtime_ns
         if moved or first:
@@ -713,29 +753,48 @@ class GrowingTree:
             self._note_change(facts)
         node.mtime_ns, node.inode, node.listed = facts.st_mtime_ns, facts.st_ino, began
         self.unreadable.pop(node.path, None)
+        self._find_unmarked(node, names)
         if names is not None:
             node.empty = not names - (node.temporary or set())
             if node.temporary and not node.temporary <= names:
                 self._went_away(node, node.temporary - names)
-            for path in [path for path in self.markers if path.rpartition("/")[0] == node.path]:
-                if path.rpartition("/")[2] not in names:
-                    del self.markers[path]
         else:
             node.empty = False
-        self._find_gone(node, facts, names, known, present)
+            self._went_away(node, [name for name in node.temporary or () if self._lacks(node, name)])
+        self._find_gone(node, facts, names, known, complete=complete)
         if abs(wall - facts.st_mtime_ns) < TICK_NS or node.missing:
             node.relist = True
-        after = max(self.scan_interval_s, SHARE * took) if node.relist else self._after(began - node.changed, took)
+        if node in self._crowded:
+            node.relist = True
+            after = max(self.scan_interval_s, CROWDED_S, SHARE * took)
+        else:
+            after = max(self.scan_interval_s, SHARE * took) if node.relist else self._after(began - node.changed, took)
         if node.watch >= 0 and self.watch == "events" and not node.relist:
             after = max(after, WATCHED_S)
         self._schedule(node, (self._pass_began if after <= self.scan_interval_s else time.monotonic()) + after)
 
+    def _find_unmarked(self, node: _Folder, names: set[str] | None) -> None:
+        """Markers that are there no more say nothing."""
+        for path in list(self.markers):
+            head, _, name = path.rpartition("/")
+            if head == node.path and (self._lacks(node, name) if names is None else name not in names):
+                del self.markers[path]
+                self.marked += 1
+
+    def look_for_markers(self) -> None:
+        """Have those that somebody has taken away say nothing, now."""
+        for path in [*self.markers]:
+            node = self._nodes.get(path.rpartition("/")[0])
+            if self._folders is not None and (node is None or self._lacks(node, path.rpartition("/")[2])):
+                del self.markers[path]
+                self.marked += 1
+
     def _find_gone(
-        self, node: _Folder, facts: Any, names: set[str] | None, known: Mapping[str, Version] | None, present: int
+        self, node: _Folder, facts: Any, names: set[str] | None, known: Mapping[str, Version] | None, *, complete: bool
     ) -> None:
         told = node.told or set()
         if names is None or known is None:  # a large one: its names are looked up one by one, if any can be missing
-            if self._known.count(node.path) - len(told) <= present:
+            if complete:
                 node.missing = None
                 return
             known, names = self._known.folder(node.path), set()
@@ -799,8 +858,8 @@ class GrowingTree:
         except (OSError, Refused) as error:
             self._unlisted(node, error)
 
-    def _room(self) -> bool:
-        return self._out.queued < ROOM and len(self._looks) < LOOKS
+    def _room(self, times: int = 1) -> bool:
+        return self._out.queued < times * ROOM and self._out.held < HELD_ROOM
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
@@ -811,33 +870,51 @@ class GrowingTree:
         known: Mapping[str, Version],
         *,
         first: bool = False,
+        since: bool = False,
         anyway: bool = False,
         told: bool = False,
     ) -> None:
-        """Look at names of one folder. ``anyway``: also without room; ``told``: an event named them."""
+        """Look at names of one folder. ``anyway``: also without room; ``told``: an event named them; ``since``: some
+        may be done since `known` was asked for.
+        """
+        prefix = node.path + "/" if node.path else ""
+        changed = []
+        for name, found in self._found(node, names, told=told):
+            row = known.get(name)
+            if row is None or not self._is_version(row, found):
+                changed.append((name, found))
+            elif first or prefix + name in self._looks:
+                self._judge(node, prefix + name, found, row, first=first, anyway=anyway, told=told)
+        if since and changed:
+            known = self._known.names(node.path, [name for name, _ in changed])
+        for name, found in changed:
+            self._judge(node, prefix + name, found, known.get(name), first=first, anyway=anyway, told=told)
+
+    def _is_version(self, row: Version, found: os.stat_result) -> bool:
+        if row[0] != found.st_size or row[1] != found.st_mtime_ns:
+            return False
+        return row[2] == (fingerprint(found.st_ino, found.st_ctime_ns) if self._steady else _NO_IDENTITY)
+
+    def _found(self, node: _Folder, names: Sequence[str], *, told: bool) -> Iterator[tuple[str, os.stat_result]]:
+        """Those of these names that are there."""
         assert self._folders is not None
         look = system.looker(self._folders.open(node.path))
-        prefix = node.path + "/" if node.path else ""
-        steady = self._steady
         for name in names:
             try:
                 found = look(name)
             except FileNotFoundError:
                 if told:
                     self._soon(node)
-                    if self._is_temporary(prefix + name):
+                    path = _join(node.path, name)
+                    if self._is_temporary(path):
                         self._went_away(node, (name,))
-                continue
             except OSError as error:
-                self._unread_path(prefix + name, error)
-                continue
-            if not first:
-                row = known.get(name)
-                if row is not None and row[0] == found.st_size and row[1] == found.st_mtime_ns:
-                    source = fingerprint(found.st_ino, found.st_ctime_ns) if steady else _NO_IDENTITY
-                    if row[2] == source and prefix + name not in self._looks:
-                        continue
-            self._judge(node, prefix + name, found, known.get(name), first=first, anyway=anyway, told=told)
+                if not self._unread_path(_join(node.path, name), error):
+                    self._soon(node)
+            else:
+                if self.unreadable:
+                    self.unreadable.pop(_join(node.path, name), None)
+                yield name, found
 
     def _judge(
         self,
@@ -865,10 +942,13 @@ class GrowingTree:
             self._forget_look(path)
             self._note_temporary(node, path)
             return IGNORE
-        if self._selection is not None and not self._selection.takes(path):
-            return ""
         version = self._version(found)
         rank = self._rank(path)
+        if rank >= MARKER and (path not in self.markers or self.markers[path][0] != version):
+            self.markers[path] = (version, time.monotonic())  # it says what it says, copied or not
+            self.marked += 1
+        if self._selection is not None and not self._selection.takes(path):
+            return ""
         latest = self._out.latest(path)
         if first or version not in (before, latest):
             self._note_newest(path, found)
@@ -877,13 +957,11 @@ class GrowingTree:
         look = self._looks.get(path)
         moved = look is None or look.version != version
         if rank == METADATA:
-            look = self._look_at(path, version)
-        elif rank >= MARKER and path not in self.markers:
-            self.markers[path] = (version, time.monotonic())
+            look = self._look_at(path, version, LOOKS // 2)  # those beyond are found by walks
         if version == latest or (latest is None and version == before) or version == self._refused.get(path):
             self._looked(path, look, rank, waits=False)
             return ""
-        if not (anyway or told or rank == METADATA or self._room()):
+        if not (anyway or self._room(2 if told or rank == METADATA else 1)):
             self._leave_unread(node)
             return ""
         return self._offer(node, path, found, version, rank, before, told=told, moved=moved)
@@ -911,9 +989,7 @@ class GrowingTree:
             return IGNORE
         if verdict == WAIT:
             self._out.withdraw(path)
-            if moved or look is None or not look.waits:
-                self._changed()
-            self._look_at(path, version).waits = True
+            self._wait_for(node, path, version, moved=moved or look is None or not look.waits)
             return WAIT
         self._changed()
         self._looked(path, look, rank, waits=False)
@@ -933,6 +1009,18 @@ class GrowingTree:
         )
         self._out.offer(item, time.monotonic(), further=before is not None, ending=self._ending)
         return READY
+
+    def _wait_for(self, node: _Folder, path: str, version: Version, *, moved: bool) -> None:
+        """It is not whole: look at it again, or at its folder if there is no room for more such files."""
+        look = self._look_at(path, version)
+        if look is not None:
+            look.waits = True
+        else:
+            moved = time.time() - version.mtime_ns / 1e9 < SETTLES_S
+            self._crowded.add(node)
+            self._soon(node)
+        if moved:
+            self._changed()
 
     def _version(self, found: os.stat_result) -> Version:
         source = fingerprint(found.st_ino, found.st_ctime_ns) if self._steady else _NO_IDENTITY
@@ -996,11 +1084,13 @@ class GrowingTree:
 
     # -- files that are looked at one by one ---------------------------------------------------------------------------
 
-    def _look_at(self, path: str, version: Version) -> _Look:
-        """Have a file looked at now and then."""
+    def _look_at(self, path: str, version: Version, most: int = 0) -> _Look | None:
+        """Have a file looked at now and then; None if there is no room for more."""
         look = self._looks.get(path)
         now = time.monotonic()
         if look is None:
+            if len(self._looks) >= (most or LOOKS):
+                return None
             look = self._looks[path] = _Look(now)
             age = max(0.0, time.time() - version.mtime_ns / 1e9)
             look.changed, look.version = now - age, version
@@ -1080,6 +1170,7 @@ class GrowingTree:
             return
         self._forget_look(path)
         self._out.withdraw(path)
+        self.unreadable.pop(path, None)
         self._changed()
         if node is not None:
             self._soon(node)

@@ -31,6 +31,7 @@ from scopeferry.sources.finish import (
     parse,
     read_complete,
 )
+from scopeferry.sources.finish_rules import STEM
 from scopeferry.sources.growing import CHUNK, MARKER, METADATA, Found, Gone, GrowingTree, Version
 from scopeferry.sources.known import Known, NothingKnown
 from scopeferry.sources.ready import METADATA as METADATA_NAMES
@@ -81,7 +82,11 @@ class _ButMetadata:
 
     def count(self, folder: str) -> int:
         """See Known."""
-        return self._known.count(folder)
+        return (
+            self._known.count(folder)
+            - len(self._known.names(folder, METADATA_NAMES))
+            + len(self.names(folder, METADATA_NAMES))
+        )
 
     def _but(self, folder: str, found: Mapping[str, Version]) -> Mapping[str, Version]:
         head = f"{folder}/" if folder else ""
@@ -107,6 +112,7 @@ class Watched:
     ) -> None:
         self.source, self.ending, self._listed = source, ending, listed
         self.rules: Rules = parse(ending.finish)
+        self._globs = bool(self.rules.values("marker"))
         self._known: Known = known or NothingKnown()
         self._shown = _ButMetadata(self._known)
         self.zarr = ZarrTree()
@@ -134,6 +140,7 @@ class Watched:
         self._clock = time.time() - time.monotonic()
         self._walked_s: float | None = None
         self._marked: dict[str, tuple[float, int]] = {}
+        self._marks = 0
         self._array_ns: dict[str, int] = {}  # mtime of the metadata of each array
         self.begun = False  # is, or was, any file there?
         self._complete: tuple[Complete, int] | None = None
@@ -163,9 +170,11 @@ class Watched:
 
     def rank(self, path: str) -> int:
         """METADATA, CHUNK (all other files, too) or MARKER."""
-        if self.rules.marks(path) or self.rules.marks_array(path):
+        name = path.rpartition("/")[2]
+        perhaps = self._globs or name.startswith(STEM)  # asked of every name: most are told apart by this
+        if perhaps and (self.rules.marks(path) or self.rules.marks_array(path)):
             return MARKER
-        return METADATA if _is_metadata(path) else CHUNK
+        return METADATA if name in METADATA_NAMES else CHUNK
 
     # -- what comes out ------------------------------------------------------------------------------------------------
 
@@ -208,10 +217,12 @@ class Watched:
         self._tell(path, mark.mtime_ns)
 
     def catch_up(self) -> None:
-        """Tell all that is to be told of again, now."""
+        """Tell all that is to be told of again, now; markers that were taken away say nothing."""
         while self._relisted:
             for _ in self._relisted.popleft():
                 pass
+        self.tree.look_for_markers()
+        self._note_markers()
 
     def settled(self, path: str) -> None:
         """See ``GrowingTree.settled``."""
@@ -251,13 +262,18 @@ class Watched:
             match = _LOCK.fullmatch(path)
             if match is not None and not self._exists(match[1]):
                 self.zarr.lock_went(path)
-        for path, (version, seen_s) in self.tree.markers.items():
-            if path not in self._marked:
-                self._marked[path] = (seen_s + self._clock, version.mtime_ns)
+        self._note_markers()
         until = time.monotonic() + SLICE_S
         while self._relisted and time.monotonic() < until:
             if next(self._relisted[0], self) is self:
                 self._relisted.popleft()
+
+    def _note_markers(self) -> None:
+        if self._marks != self.tree.marked:
+            self._marks = self.tree.marked
+            markers = self.tree.markers.items()
+            self._marked = {path: (seen_s + self._clock, version.mtime_ns) for path, (version, seen_s) in markers}
+            self.begun = self.begun or bool(markers)
 
     def walked(self, begun_s: float) -> None:
         """A full walk by somebody else, begun at this time (``time.monotonic``), has found nothing new."""
@@ -278,6 +294,7 @@ class Watched:
     def facts(self) -> Facts:
         """All that is seen now."""
         tree, ready, zarr, ending = self.tree, self.ready, self.zarr, self.ending
+        self._note_markers()
         if time.monotonic() >= self._empty_at:
             began = time.monotonic()
             for path in tree.empty_folders():
@@ -305,7 +322,7 @@ class Watched:
             settle_s=ending.settle_s,
             settle_given=ending.settle_given,
             listed=walk is not None and tree.absent_since is None and not self._relisted,
-            begun=self.begun or bool(self._marked),
+            begun=self.begun,
             newest=tree.newest,
             declared_by=self.declared_by,
             complete=complete[0] if complete is not None else None,
@@ -340,6 +357,7 @@ class Watched:
     def _look_at_complete(self) -> None:
         """What our own acquisition says of its end; read again where it is another version."""
         if COMPLETE not in self._marked:
+            self._complete = self._complete_version = None
             return
         try:
             with _File(self.source, COMPLETE) as file:
