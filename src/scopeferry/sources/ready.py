@@ -166,6 +166,7 @@ class Readiness:
         self._asked: dict[str, _Calm] = {}
         self._strays: dict[str, _Calm] = {}
         self._folders: Folders | None = None
+        self._anew_at = 0.0
         self.ending = False
         self.unsure = False  # the last answer of `held` is to be asked for again
         self.probed = 0  # how often a lease was asked for
@@ -401,8 +402,11 @@ class Readiness:
             return None
 
     def _at(self, path: str) -> tuple[system.Folder, str]:
+        now = time.monotonic()
+        if now >= self._anew_at:  # a way that was found before may lead to a folder that has been moved since
+            self.close()
         if self._folders is None:
-            self._folders = Folders(self.root)
+            self._folders, self._anew_at = Folders(self.root), now + LOOKS_APART_S
         head, _, name = path.rpartition("/")
         return self._folders.open(head), name
 
