@@ -21,6 +21,7 @@ import tensorstore
 import zarr
 
 from scopeferry.sources.ready import METADATA
+from scopeferry.testing.accidents import Followed, Store
 from scopeferry.testing.environments import Unavailable
 from scopeferry.testing.slow_writer import WRITERS, SlowWriter
 from scopeferry.testing.trees import differences
@@ -194,5 +195,28 @@ def follow(tmp_path, _loop_of_zarr):
         if each.process.poll() is None:
             each.process.kill()
         each.process.wait()
+        for stream in (each.process.stdout, each.process.stderr):
+            stream.close()
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    """A small array that is put chunk by chunk."""
+    return Store(tmp_path / "a.zarr")
+
+
+@pytest.fixture
+def started(store, tmp_path):
+    """``started(*options)`` begins to copy `store` to `tmp_path/copy`; what still runs at the end is killed."""
+    running: list[Followed] = []
+
+    def start(*options, to=tmp_path / "copy", of=store, **how):
+        running.append(Followed(of, to, *options, **how))
+        return running[-1]
+
+    yield start
+    for each in running:
+        if each.process.poll() is None:
+            each.kill()
         for stream in (each.process.stdout, each.process.stderr):
             stream.close()

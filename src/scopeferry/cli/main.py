@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scopeferry.cli.console import Console, keep_standard_descriptors
+from scopeferry.cli.signals import Stop, raising
 from scopeferry.errors import Failed, Interrupted, ScopeferryError, UsageError
 from scopeferry.logs import bind_command
 
@@ -40,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     bind_command(["scopeferry", *arguments])
     console = Console()
     try:
-        return _run(arguments, console)
+        with raising():
+            return _run(arguments, console)
+    except Stop as stop:
+        return _failed(console, arguments, stop.reason)
     except KeyboardInterrupt:
         return _failed(console, arguments, Interrupted("interrupted"))
     except ScopeferryError as error:
@@ -124,6 +128,10 @@ def _failed(console: Console, arguments: list[str], error: ScopeferryError, caus
         for line in "".join(traceback.format_exception(cause or error)).splitlines():
             console.say(line)
     result = Result(arguments[0] if arguments and arguments[0] in COMMANDS else "scopeferry")
+    if result.command == "live":
+        from scopeferry.jobs.live_result import LiveResult
+
+        result = LiveResult("live")
     result.source = getattr(console.args, "SRC", None) or ""
     result.destination = getattr(console.args, "DST", None) or ""
     result.add(error.code, error.path, str(error), error.hint)

@@ -14,10 +14,10 @@ from dataclasses import replace
 from typing import Any, Self
 
 from scopeferry.copying.target import LiveSettings, Target
-from scopeferry.errors import Interrupted, ScopeferryError, Temporary
+from scopeferry.errors import Interrupted, Temporary
 from scopeferry.jobs.live_result import LiveResult
 from scopeferry.jobs.result import Result
-from scopeferry.jobs.target_run import TargetRun
+from scopeferry.jobs.target_run import TargetRun, of_the_run
 from scopeferry.jobs.targets import check
 from scopeferry.kernel.events import Event
 from scopeferry.kernel.gentle import Pace, be_gentle
@@ -210,9 +210,10 @@ class _Follow:
             yield from self._mounted(running)
             running.writer, running.pace, running.declared = self.writer, self.pace, self._declared
             self.running = running
-        except ScopeferryError as error:  # also UsageError: the others go on
-            self._waiting.add(error.code, error.path, str(error), error.hint)
-            self._waiting.state = "interrupted" if isinstance(error, Interrupted) else "failed"
+        except Exception as error:  # noqa: BLE001  (also UsageError, and a bug: the others go on)
+            told = of_the_run(error)
+            self._waiting.add(told.code, told.path, str(told), told.hint)
+            self._waiting.state = "interrupted" if isinstance(told, Interrupted) else "failed"
             return
         yield from running.tasks()
 

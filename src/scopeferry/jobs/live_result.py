@@ -44,6 +44,7 @@ class LiveResult(Result):
         """Make the counts those of all targets."""
         for name in SUMMED:
             setattr(self, name, sum(getattr(target, name) for target in self.targets))
+        self.codes = {code for target in self.targets for code in target.codes}
         self.problems = [problem for target in self.targets for problem in target.problems]
         self.lost = _added(target.lost for target in self.targets)
         self.read_back = _added(target.read_back for target in self.targets)

@@ -30,7 +30,7 @@ from scopeferry.errors import Failed, ScopeferryError, UsageError
 from scopeferry.jobs.transfer import NOTE_S, TransferJob
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.events import Event
-from scopeferry.kernel.gentle import Pace, Writer
+from scopeferry.kernel.gentle import SILENT_S, Pace, Writer
 from scopeferry.kernel.journal import Journal, Row
 from scopeferry.kernel.publish import Folders
 from scopeferry.kernel.run import BATCH_ITEMS, Line, Result
@@ -52,6 +52,7 @@ TURN_S = 0.05  # of work on one target, while others wait
 LOOK_S, LOOK_SHARE = 0.1, 20  # between two questions whether it is over: at least so many times what one took
 SOURCE = "source"  # what is waited for where it is away
 WRITE_ERROR = "SF-211"
+TOUCHED = ("copied", "adopted", "checked", "replaced", "repaired", "failed")
 MOVING = {"SF-201", "SF-202", "SF-203", "SF-204", "SF-205"}  # of a source in use: looked at again, not failed
 
 Step = Any  # a task, an event, or None
@@ -119,7 +120,7 @@ class TargetRun(TransferJob):
     # -- ledger --------------------------------------------------------------------------------------------------------
 
     def settle(self, results: Sequence[Result]) -> list[Event]:
-        """Write down what became of tasks. A journal that cannot be written stops this target alone."""
+        """Write down what became of tasks. A journal that cannot be written, or a bug, stops this target alone."""
         for task, _ in results:
             self.flying.pop(task.key, None)
             self.backlog.discard(task.key)
@@ -139,10 +140,8 @@ class TargetRun(TransferJob):
                     self._note_lag(answer)
                     if self.closing and isinstance(answer.payload, Copied):
                         self.growing.walked_over(task.key, answer.payload.source)
-        except ScopeferryError as error:
-            self.control.stop(error)
-        except OSError as error:
-            self.control.stop(self._system_error(error))
+        except Exception as error:  # noqa: BLE001  (see above)
+            self.control.stop(self._of_the_run(error))
         return []
 
     def _note_lag(self, answer: Outcome) -> None:
@@ -237,6 +236,18 @@ class TargetRun(TransferJob):
         source = replace(order.source, in_place=self._in_place, backlog=self.backlog.__contains__, timed=timed)
         return replace(order, source=source, store=store, tends=True, pause_s=self.aim.sleep_time_s)
 
+    def _calm(self, order: Order) -> Order:
+        """The same, with one flush for a batch where nobody writes whom the flush of everything could hold up."""
+        if order.store.flush_whole or not (self._is_said_finished() or self._is_silent()):
+            return order
+        return replace(order, store=replace(order.store, flush_whole=True))
+
+    def _is_silent(self) -> bool:
+        """Has everything been listed, and nothing of it changed for so long that its pages are written?"""
+        assert self.growing is not None
+        tree = self.growing.tree
+        return tree.walk is not None and time.time() - tree.newest_change_ns / 1e9 >= SILENT_S
+
     def _in_place(self, path: str) -> bool:
         """May it be written under its final name?"""
         return self.growing is None or self.growing.ready.in_place(path)
@@ -273,14 +284,13 @@ class TargetRun(TransferJob):
             yield from self._patiently(lambda: _busy(self._set_folders(journal, rec, order)))
             if order.store.disk.network:  # manifest and record go there
                 yield from self._answering(order.store)
-        except (ScopeferryError, OSError) as error:
-            self.control.stop(error if isinstance(error, ScopeferryError) else self._system_error(error))
-            yield from self._land()
-            raise
         except Exception as error:
-            self.control.stop(Failed(f"internal error: {type(error).__name__}: {error}", code="SF-302"))
+            self.control.stop(self._of_the_run(error))
             yield from self._land()
             raise
+
+    def _of_the_run(self, error: Exception) -> ScopeferryError:
+        return self._system_error(error) if isinstance(error, OSError) else of_the_run(error)
 
     def _land(self) -> Iterator[None]:
         """Wait until nothing is in flight."""
@@ -319,7 +329,8 @@ class TargetRun(TransferJob):
                 if row is not None:
                     gone[os.fsencode(found.path)] = row
             if ready and (found is None or len(ready) >= BATCH_ITEMS):
-                yield from self._send(self._planned(journal, order, ready))
+                self._is_over()  # if that is said, nobody is to be spared any more
+                yield from self._send(self._planned(journal, self._calm(order), ready))
                 ready = []
             if found is None:
                 self._wait_for_source(order)
@@ -449,10 +460,17 @@ class TargetRun(TransferJob):
             details["awaited"] = list(decision.awaited)
             details["acquired_bytes"], details["lag_s"] = growing.acquired, self.lag_s
         details["healed"] = sum(problem.code == "SF-902" for problem in self.result.problems)
+        self._count_there(journal)
         journal.note_run(self.result.run, self._snapshot())
         super()._end(journal, rec)
         if decision is not None and decision.ends and self.result.exit_code in {0, 6}:
             self.result.state = decision.state
+
+    def _count_there(self, journal: Journal) -> None:
+        """All items that are there; those of them that this run had not to touch."""
+        result = self.result
+        result.items = result.items or journal.totals().get(states.DONE, (0, 0))[0]
+        result.skipped = max(0, min(self.had, result.items - sum(getattr(result, name) for name in TOUCHED)))
 
     def _add_verdict(self, decision: Decision) -> None:
         why = "; ".join(f"{one.kind}: {one.detail}" for one in decision.evidence)
@@ -497,7 +515,6 @@ class TargetRun(TransferJob):
                 yield from self._say(plan.walk())
                 self._check_source(order)
                 self._found(plan, first=number == 0)
-                self.result.skipped = self.had
                 if self.left is not None:
                     self.left.flush()
                 self._check_room(plan)
@@ -513,7 +530,7 @@ class TargetRun(TransferJob):
     def _send_open(self, journal: Journal, order: Order) -> Generator[Step, None, int]:
         """What a walk has planned: chunks and files first, then links, then metadata, leaves before the root."""
         assert self.growing is not None
-        rank = self.growing.rank
+        order, rank = self._calm(order), self.growing.rank
         plain = lambda task: rank(task.key) == CHUNK  # noqa: E731
         sent = yield from self._send(filter(plain, copy_tasks(journal, order, self.control)))
         yield from self._land()
@@ -533,6 +550,16 @@ class TargetRun(TransferJob):
         self.closing = True
         yield from self._send(copy_tasks(journal, order, self.control))
         yield from self._land()
+
+
+def of_the_run(error: Exception) -> ScopeferryError:
+    """What ends a target, as an error of ours: what is none, and none of the system's, is a bug."""
+    if isinstance(error, ScopeferryError):
+        return error
+    if isinstance(error, OSError):
+        where = os.fspath(error.filename or "")
+        return Failed(f"{error.strerror or error}: {printable(where)}", code="SF-301", path=where)
+    return Failed(f"internal error: {type(error).__name__}: {error}", code="SF-302")
 
 
 def _stands(here: Folders, raw: bytes) -> bool:
@@ -571,12 +598,13 @@ def _merged(new: Row, old: tuple[Any, ...] | None) -> Row:
     if old is None:
         return new
     row = Row._make(old)
-    if row.state == states.DONE and row.digest is not None:
+    seems_same = (row.size, row.mtime_ns) == (new.size, new.mtime_ns)
+    if row.state == states.DONE and row.digest is not None and not seems_same and row.stored is not None:
         return new._replace(
             state=states.REPLACE, stored=row.stored, stored_mtime_ns=row.noted_mtime_ns, digest=row.digest,
             recipe=row.recipe,
         )  # fmt: skip
-    if row.digest is not None:  # planned before, and not known to be done
+    if row.digest is not None:  # not known to be done, or done and maybe the same: that is read
         return new._replace(
             state=states.CHECK, stored=row.stored, stored_mtime_ns=row.stored_mtime_ns, digest=row.digest,
             recipe=row.recipe,
