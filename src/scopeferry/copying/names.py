@@ -23,8 +23,8 @@ import re
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -383,30 +383,61 @@ def _make(folder: Any, name: str, content: bytes = b"?") -> None:
 
 
 class _Fitting:
-    """Does a file of this name appear in the folder, under this name? Nothing is left behind."""
+    """Does a file of this name appear in a folder, under this name? Nothing is left behind.
+
+    That folder has another name before it is listed: a mount that remembers what was made in it (rclone) asks its
+    server then, which may give the file another name.
+    """
 
     def __init__(self, folder: Any) -> None:
         self.folder = folder
 
     def __call__(self, name: str) -> bool:
+        with suppress(FileExistsError):
+            system.make_folder(self.folder, "made")
         try:
-            _make(self.folder, name)
+            with _opened(self.folder, "made") as inner:
+                _make(inner, name)
         except (OSError, ValueError):
             return False
         finally:
-            found = _empty(self.folder)
+            found = self._listed()
         forms = {name, unicodedata.normalize("NFD", name)}  # HFS+ lists the decomposed form, and finds both
         return len(found) == 1 and found[0] in forms
 
+    def _listed(self) -> list[str]:
+        where = "made"
+        with suppress(OSError):  # what moves no folders lists it as it is
+            publish.move_folder(self.folder, "made", "listed")
+            where = "listed"
+        with _opened(self.folder, where) as inner:
+            found = _empty(inner)
+        system.remove_folder(self.folder, where)
+        return found
+
+
+@contextmanager
+def _opened(folder: Any, name: str) -> Iterator[Any]:
+    inner = system.open_folder(folder, name)
+    try:
+        yield inner
+    finally:
+        system.close_folder(inner)
+
 
 def _empty(folder: Any) -> list[str]:
-    """Remove all files of our folder; their names."""
+    """Remove all that is in our folder; the names."""
     with system.scan(folder) as found:
-        names = [entry.name for entry in found]
-    for name in names:
+        entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+    for name, is_folder in entries:
         with suppress(OSError):
-            system.unlink(folder, name)
-    return names
+            if is_folder:
+                with _opened(folder, name) as inner:
+                    _empty(inner)
+                system.remove_folder(folder, name)
+            else:
+                system.unlink(folder, name)
+    return [name for name, _ in entries]
 
 
 def _same(folder: Any, one: str, other: str) -> str:

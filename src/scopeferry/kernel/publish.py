@@ -173,6 +173,11 @@ def noted_facts(entry: os.stat_result) -> os.stat_result:
     return os.stat_result(tuple(entry), all_of_it | {"st_mtime_ns": noted_ns(entry.st_mtime_ns)})
 
 
+def move_folder(parent: Folder, old: str, new: str) -> None:
+    """Give a folder of ours another name, under which nothing stands."""
+    system.rename(parent, old, new)
+
+
 def part_name(path: bytes, attempt: str) -> str:
     """The temporary name of a path; its length does not depend on the path's, and only one path has its first 16
     digits.
