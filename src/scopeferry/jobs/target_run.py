@@ -557,7 +557,7 @@ def of_the_run(error: Exception) -> ScopeferryError:
     if isinstance(error, ScopeferryError):
         return error
     if isinstance(error, OSError):
-        where = os.fspath(error.filename or "")
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""  # or a descriptor
         return Failed(f"{error.strerror or error}: {printable(where)}", code="SF-301", path=where)
     return Failed(f"internal error: {type(error).__name__}: {error}", code="SF-302")
 

@@ -7,6 +7,7 @@ skipped in ``copying/plan.py``; this module decides nothing about either.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -50,6 +51,7 @@ MANY = 500  # from so many files on, of less than SMALL_BYTES each, workers are 
 SMALL_BYTES = 1 << 20
 AT_ONCE = 100_000  # rows whose manifests are written within a second
 PASSES = 4  # the first, and at most three more for what changed meanwhile
+BACK_WAITS_S = (0.1, 1.0, 5.0)  # between the tries at what a server that is coming back did not give
 MARGIN = 1.02
 NOT_FINISHED = 6  # the exit code of a source that is not finished
 
@@ -189,7 +191,7 @@ class TransferJob:
         record.end_cut_off(self.place.records)
         self.journal = Journal(self.place.journal)
         self._rebuild(self.journal)
-        order = self._order(self.journal)
+        self.order = order = self._order(self.journal)
         self._note_mount(self.journal, order)
         self.order = order = self._ask(order)
         journal = self.journal
@@ -332,19 +334,38 @@ class TransferJob:
             self.control.done_waiting("destination")
 
     def _patiently(self, step: Callable[[], Any]) -> Generator[Event | None, None, Any]:
-        """Do a step of the coordinator; where a side goes away, wait until it is back, and do it again."""
+        """Do a step of the coordinator; where a side goes away, wait until it is back, and do it again.
+
+        A server may be back before it is asked: what it did not give is asked for a few times more.
+        """
+        pauses = list(BACK_WAITS_S)
         while True:
             try:
                 done = yield from step()
-            except (OSError, Temporary):
+            except (OSError, Temporary) as error:
                 gone = None if self.control.stopped else self._gone()
-                if gone is None:
+                if gone is None and (self.control.stopped or not (pauses and self._may_pass(error))):
                     raise
             else:
                 for what in ("source", "destination"):
                     self.control.done_waiting(what)
                 return done
-            yield from self._until_back(*gone)
+            if gone is not None:
+                yield from self._until_back(*gone)
+            else:
+                yield from self._sleep(pauses.pop(0))
+
+    def _may_pass(self, error: Exception) -> bool:
+        """Is it what a server says that is going away or coming back?"""
+        order, code = self.order, getattr(error, "errno", None)
+        far = order is not None and (order.source.disk.network or order.store.disk.network)
+        return far and (isinstance(error, Temporary) or code in {errno.EIO, *system.GONE})
+
+    def _sleep(self, seconds: float) -> Iterator[None]:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.control.stopped:
+            yield None
+            self.control.sleep(0.05)
 
     def _gone(self) -> tuple[Any, ScopeferryError] | None:
         """The side that is away now, and what is to be said of it."""
@@ -792,8 +813,8 @@ def _system_error(error: OSError, path: str) -> ScopeferryError:
         return NoSpace(f"destination is full: {printable(path)}", code="SF-313", path=path)
     if error.errno in system.GONE:
         return Temporary(f"destination is gone: {printable(path)}", code="SF-323", path=path)
-    shown = printable(error.filename or path)
-    return Failed(f"{error.strerror or error}: {shown}", code="SF-301", path=os.fspath(error.filename or path))
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else path  # it may be a descriptor
+    return Failed(f"{error.strerror or error}: {printable(where)}", code="SF-301", path=where)
 
 
 def _state(result: Result) -> str:
