@@ -20,13 +20,13 @@ from typing import Any
 
 from scopeferry.config import TransferSettings
 from scopeferry.copying import record
-from scopeferry.copying.aside import AsideItem
+from scopeferry.copying.aside import Aside, AsideItem
 from scopeferry.copying.copy import Copied, CopyItem, CopyLedger, copy_tasks, link_tasks, orphan_tasks
 from scopeferry.copying.finish import refresh_links
 from scopeferry.copying.listed import ListedFiles
 from scopeferry.copying.order import Order
 from scopeferry.copying.target import LiveSettings, Target
-from scopeferry.errors import Failed, ScopeferryError, UsageError
+from scopeferry.errors import Failed, Refused, ScopeferryError, UsageError
 from scopeferry.jobs.transfer import NOTE_S, TransferJob
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.events import Event
@@ -81,7 +81,7 @@ class TargetRun(TransferJob):
         self.ledger: CopyLedger | None = None
         self.decision: Decision | None = None
         self._decide_at = self._keep_at = 0.0
-        self.gone: set[bytes] = set()
+        self.unmoved: set[bytes] = set()  # what could not be set aside: tried once
 
     def line(self) -> Line:
         """It as a target of a run."""
@@ -209,22 +209,29 @@ class TargetRun(TransferJob):
         """Does the copy lie on a server?"""
         return self.order is not None and self.order.store.disk.network
 
-    def _settle_asides(self, found: Sequence[tuple[Any, Any]]) -> None:
+    def _settle_asides(self, results: Sequence[tuple[Any, Any]]) -> None:
         assert self.record is not None
         assert self.journal is not None
-        for task, answer in found:
+        for task, answer in results:
             raw = os.fsencode(task.key)
             head, slash, name = raw.rpartition(b"/")
             if isinstance(answer, Failure):
-                self.result.add(answer.code, task.key, answer.message, answer.hint)
+                data = {"code": answer.code, "message": answer.message, "hint": answer.hint}
+                self._count_failed(Event("failed", self.result.run, task.key, 1, 0, data), data)
+                self.unmoved.add(raw)
                 continue
-            self.record.entry(task.key, "file", "set_aside", size=task.row.size, stored=f"{task.below}/{task.key}")
+            found: Aside = answer.payload
+            self.record.entry(task.key, "file", "set_aside", size=task.row.size, stored=found.where or None)
+            if found.changed:
+                self.result.add(
+                    "SF-902", task.key, f"gone at the source, and our copy had changed: it is in {found.where}"
+                )
             self.record.flush()
             self.journal.forget(head + slash, [name])
             self.result.details["stale"] += 1
             if self.growing is not None:
                 self.growing.zarr.gone(task.key)
-        if found:
+        if results:
             self.journal.commit()
 
     def _order(self, journal: Journal) -> Order:
@@ -236,9 +243,12 @@ class TargetRun(TransferJob):
         source = replace(order.source, in_place=self._in_place, backlog=self.backlog.__contains__, timed=timed)
         return replace(order, source=source, store=store, tends=True, pause_s=self.aim.sleep_time_s)
 
-    def _calm(self, order: Order) -> Order:
-        """The same, with one flush for a batch where nobody writes whom the flush of everything could hold up."""
-        if order.store.flush_whole or not (self._is_said_finished() or self._is_silent()):
+    def _calm(self, order: Order, count: int) -> Order:
+        """The same, with one flush for a batch of so many where nobody writes whom it could hold up.
+
+        Of a few files each is flushed: what else is dirty on that disk may take seconds.
+        """
+        if order.store.flush_whole or count < BATCH_ITEMS or not (self._is_said_finished() or self._is_silent()):
             return order
         return replace(order, store=replace(order.store, flush_whole=True))
 
@@ -330,7 +340,7 @@ class TargetRun(TransferJob):
                     gone[os.fsencode(found.path)] = row
             if ready and (found is None or len(ready) >= BATCH_ITEMS):
                 self._is_over()  # if that is said, nobody is to be spared any more
-                yield from self._send(self._planned(journal, self._calm(order), ready))
+                yield from self._send(self._planned(journal, self._calm(order, len(ready)), ready))
                 ready = []
             if found is None:
                 self._wait_for_source(order)
@@ -428,7 +438,8 @@ class TargetRun(TransferJob):
         if self.aim.stale != "keep":
             with order.source.folders() as here:
                 for raw, row in gone.items():
-                    array = growing.zarr.chunk_of(os.fsdecode(raw)) if row.state == states.DONE else None
+                    tried = row.state != states.DONE or raw in self.unmoved
+                    array = None if tried else growing.zarr.chunk_of(os.fsdecode(raw))
                     if array is not None and _stands(here, raw):
                         dropped.setdefault(array, []).append(raw)
         aside: list[AsideItem] = []
@@ -436,12 +447,11 @@ class TargetRun(TransferJob):
         for array, paths in dropped.items():
             if len(paths) > NEARLY_ALL[0] and len(paths) > NEARLY_ALL[1] * growing.zarr.chunks_of(array):
                 text = f"nearly all chunks of {printable(array) or 'the array'} vanished at the source: kept"
-                self.result.add("SF-506", array, text)
+                self._add(Refused(text, code="SF-506", path=array))
                 continue
             twice = [raw for raw in paths if raw in before]
             waits.update(paths)
             aside += [AsideItem(order, os.fsdecode(raw), gone[raw], f"stale/{self.result.run}") for raw in twice]
-        self.result.extras += len(gone) - sum(map(len, dropped.values()))
         return aside, waits
 
     def _end(self, journal: Journal, rec: record.Record) -> None:
@@ -515,6 +525,7 @@ class TargetRun(TransferJob):
                 yield from self._say(plan.walk())
                 self._check_source(order)
                 self._found(plan, first=number == 0)
+                self.result.extras = plan.totals.extras
                 if self.left is not None:
                     self.left.flush()
                 self._check_room(plan)
@@ -530,7 +541,7 @@ class TargetRun(TransferJob):
     def _send_open(self, journal: Journal, order: Order) -> Generator[Step, None, int]:
         """What a walk has planned: chunks and files first, then links, then metadata, leaves before the root."""
         assert self.growing is not None
-        order, rank = self._calm(order), self.growing.rank
+        rank = self.growing.rank
         plain = lambda task: rank(task.key) == CHUNK  # noqa: E731
         sent = yield from self._send(filter(plain, copy_tasks(journal, order, self.control)))
         yield from self._land()
