@@ -7,6 +7,7 @@ import stat
 from typing import Any
 
 from scopeferry.errors import Failed, UsageError
+from scopeferry.kernel.publish import system
 from scopeferry.logs import printable
 
 
@@ -123,9 +124,14 @@ def check_writable(dst: str) -> None:
         raise Failed(f"read-only file system: {printable(where)}", code="SF-301", path=where)
 
 
-def make(dst: str) -> None:
-    """Make the destination, if it is not there."""
+def make(dst: str, *, parents: bool = False) -> None:
+    """Make the destination, if it is not there; raises Failed (SF-301) where there can be none."""
     try:
-        os.mkdir(dst, 0o777)
+        os.makedirs(dst) if parents else os.mkdir(dst, 0o777)
     except FileExistsError:
         return
+    except OSError as error:
+        if error.errno in system.NO_SPACE | system.GONE or (isinstance(error, FileNotFoundError) and not parents):
+            raise
+        message = f"the destination cannot be made: {error.strerror}: {printable(error.filename or dst)}"
+        raise Failed(message, code="SF-301", path=dst, hint="name another one, or make it") from error
