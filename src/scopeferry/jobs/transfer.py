@@ -179,7 +179,7 @@ class TransferJob:
         disk = publish.disk(where := existing(self.dst))
         if disk.network:
             yield from self._answering(LocalStore(where, disk))
-        os.makedirs(self.dst, exist_ok=True) if self.settings.parents else make(self.dst)
+        make(self.dst, parents=self.settings.parents)
         self.lock = place.Lock(self.place.lock, self.result.run)
         self.lock.acquire()
         self._register()
