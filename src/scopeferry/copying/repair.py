@@ -287,10 +287,16 @@ class RepairLedger:
         return events
 
     def _row(self, item: Item, mark: Mark, source: Mark | None) -> list[tuple[bytes, Row, dict[str, Any]]]:
-        """The journal's row of an entry as it stands now, if there was one."""
+        """The journal's row of an entry as it stands now, if there was one. One that is not done may have seen another
+        version of the source than the recorded one, which was healed.
+        """
         row = self.journal.row(item.origin) if self.journal is not None and item.kind != FOLDER else None
-        if row is None:
+        if row is None or (row.digest is None and row.kind != states.SYMLINK):
             return []
+        if row.state != states.DONE:
+            if item.size is None or item.source_mtime_ns is None:
+                return []
+            row = row._replace(size=item.size, mtime_ns=item.source_mtime_ns, source=fingerprint(0, 0))
         stored_mtime_ns = None if mark.mtime_ns == row.mtime_ns else mark.mtime_ns
         stored = fingerprint(mark.inode, mark.ctime_ns, mark.size)
         row = row._replace(state=states.DONE, stored=stored, stored_mtime_ns=stored_mtime_ns)
