@@ -1,0 +1,82 @@
+"""Attempts to break `live` and `inspect`: careless users, hostile writers, unlucky disks. Each was a fault once."""
+
+from __future__ import annotations
+
+import pytest
+
+from scopeferry.cli.main import main
+from scopeferry.copying.target import Target
+from scopeferry.jobs.live import Live
+from scopeferry.testing.accidents import Store, codes, named
+from scopeferry.testing.trees import differences
+
+
+def test_a_marker_that_is_taken_away_during_the_last_walk(store, tmp_path):
+    store.put(0, 1)
+    store.finish()
+    copy, taken, back = tmp_path / "copy", False, False
+    with Live([Target(str(store.root), str(copy))]) as job:
+        for _ in job:
+            running = job.follows[0].running
+            if not taken and running is not None and running.closing:
+                (store.root / "complete").unlink()
+                taken = True
+            elif taken and not back and not running.closing:
+                assert running.growing.tree.markers == {}
+                store.put(2)
+                store.finish()
+                back = True
+    assert (taken, back, job.result.exit_code) == (True, True, 0)
+    assert not differences(store.root, copy)
+
+
+@pytest.mark.parametrize("glob", ["../done", "./done", "a/../done", "done/"])
+def test_a_marker_that_no_file_can_be(glob, capsys, tmp_path):
+    assert main(["live", str(tmp_path), str(tmp_path.with_name("copy")), "--finish", f"marker={glob}"]) == 2
+    assert glob in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "options"), [("done", ["--finish", "marker=done", "--exclude", "done"]),
+                                               ("complete", ["--include", "*.0"])])  # fmt: skip
+def test_a_marker_that_is_not_copied_is_one_all_the_same(name, options, store, started):
+    store.put(0, 1)
+    (store.root / name).touch()
+    run = started(*options)
+    assert run.end()["exit_code"] == 0
+    assert not (run.destination / name).exists()
+
+
+def test_what_is_refused_is_said_once(store, started):
+    store.put(0, 1)
+    run = started()
+    run.wait("0.0", "1.0")
+    store.path(1).unlink()
+    store.path(1).symlink_to("0.0")
+    store.finish()
+    found = run.ends(5)
+    assert (found["failed"], named(found)) == (1, {("SF-502", "1.0")})
+    assert found["problem_count"] == 1
+
+
+def test_a_group_that_is_moved_away_and_made_again(store, started):
+    """A folder that was opened before its move is not the one that bears its name now."""
+    inner = Store(store.root / "g" / "a")
+    inner.put(0)
+    run = started()
+    run.wait("g/a/0.0", "g/a/.zarray")
+    store.root.joinpath("g").rename(store.root / "old")
+    again = Store(store.root / "g" / "a", chunks=4)
+    again.put(0, 1)
+    run.wait("g/a/1.0")
+    again.write(".zarray", again.root.joinpath(".zarray").read_bytes() + b" ")
+    store.finish()
+    run.ends()
+
+
+@pytest.mark.parametrize("name", ["file/x", "x" * 300])
+def test_a_destination_that_can_never_be_is_not_called_gone(name, store, started, tmp_path):
+    """Not 75: no scheduler is to try it again."""
+    (tmp_path / "file").touch()
+    store.finish()
+    found = started(to=tmp_path / name).end()
+    assert (found["exit_code"], codes(found)) == (1, {"SF-301"})
