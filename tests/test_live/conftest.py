@@ -206,12 +206,12 @@ def store(tmp_path) -> Store:
 
 
 @pytest.fixture
-def started(store, tmp_path):
+def started(request, tmp_path):
     """``started(*options)`` begins to copy `store` to `tmp_path/copy`; what still runs at the end is killed."""
     running: list[Followed] = []
 
-    def start(*options, to=tmp_path / "copy", of=store, **how):
-        running.append(Followed(of, to, *options, **how))
+    def start(*options, to=tmp_path / "copy", of=None, **how):
+        running.append(Followed(of or request.getfixturevalue("store"), to, *options, **how))
         return running[-1]
 
     yield start

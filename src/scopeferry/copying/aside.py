@@ -1,21 +1,29 @@
 """Set aside what the source has dropped: a copy of ours moves into the record folder, and nothing is freed.
 
 Readers of a growing copy then see what readers of its source see (``live.md`` 3.3). Idempotent: where nothing of ours
-stands any more there is nothing to do.
+stands any more there is nothing to do. Whatever file bears the name is moved, also one that somebody has changed.
 """
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scopeferry.copying.order import Order
 from scopeferry.errors import Refused, ScopeferryError
-from scopeferry.kernel import publish
-from scopeferry.kernel.journal import Row, fingerprint
+from scopeferry.kernel.journal import Row
 from scopeferry.kernel.publish import Folders, system
 from scopeferry.kernel.task import Control, Failure, Outcome
 from scopeferry.logs import printable
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """Where in the record folder it lies; empty if nothing stood there. Had somebody `changed` our copy?"""
+
+    where: str
+    changed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +56,7 @@ class AsideItem:
                 for task in tasks:
                     try:
                         control.check()
-                        _move(task, there)
-                        answers.append(Outcome(task.key, task.row.size))
+                        answers.append(Outcome(task.key, task.row.size, payload=_move(task, there)))
                     except OSError as error:
                         answers.append(Failure.of(task.key, order.store.translated(error, task.key)))
                     except ScopeferryError as error:
@@ -60,7 +67,7 @@ class AsideItem:
         return answers
 
 
-def _move(task: AsideItem, there: Folders) -> None:
+def _move(task: AsideItem, there: Folders) -> Aside:
     from scopeferry.stores.files import set_aside
 
     order = task.order
@@ -68,13 +75,13 @@ def _move(task: AsideItem, there: Folders) -> None:
     head, _, name = stored.rpartition("/")
     try:
         folder = there.open(head)
-        found = publish.mark(system.lstat(folder, name), steady=order.store.disk.steady)
+        found = system.lstat(folder, name)
     except FileNotFoundError:
-        return
-    seen = fingerprint(found.inode, found.ctime_ns, found.size)
-    if (seen, found.mtime_ns) != (task.row.stored, task.row.noted_mtime_ns):
-        message = f"gone at the source, and somebody has changed our copy: {printable(task.key)}"
-        raise Refused(message, code="SF-501", path=task.key)
-    set_aside(folder, name, order.store.records, task.below, stored)
+        return Aside("", changed=False)
+    if not stat.S_ISREG(found.st_mode):
+        message = f"gone at the source, and something of another kind stands in the copy: {printable(task.key)}"
+        raise Refused(message, code="SF-502", path=task.key)
+    where = set_aside(folder, name, order.store.records, task.below, stored)
     system.unlink(folder, name)
     system.flush_folder(folder)
+    return Aside(where, changed=(found.st_size, found.st_mtime_ns) != (task.row.size, task.row.noted_mtime_ns))
