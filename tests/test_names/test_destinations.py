@@ -194,6 +194,7 @@ def test_hard_links_find_their_mapped_names(mounted, tmp_path):
     assert result.lost.get("hardlinks", 0) == (4 if plain else 0)
     result = transfer(src, dst, names="percent")
     assert (result.exit_code, result.copied, result.skipped) == (0, 0, 5), result.problems
+    assert generations(dst) == ["0001.jsonl"], "it has been said"
 
 
 def test_links_to_mapped_names_are_adopted_under_them(mounted, tmp_path):
@@ -205,6 +206,7 @@ def test_links_to_mapped_names_are_adopted_under_them(mounted, tmp_path):
     if mounted.kind in {"exfat", "vfat"}:
         assert result.lost["links"] == 2, "these have no links, and say so"
         assert len(list(dst.iterdir())) == 2
+        assert verify(dst, src).exit_code == 0
         return
     assert os.readlink(dst / "%6C") == "nowhere"
     result = transfer(src, dst, names="percent")

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from scopeferry import clean, transfer, verify
+from scopeferry.config import KEEP_DEFAULT
 from scopeferry.testing.copies import NAMES, told
 from scopeferry.testing.trees import flip, rewrite
 
@@ -70,6 +71,17 @@ def test_what_was_left_out_on_purpose_is_not_missing(made):
     copy = made.folder / "selected"
     transfer(made.src, copy, select=(("exclude", "*.txt"), ("exclude", "sub/deep/")))
     assert verify(copy, made.src).exit_code == 0
+
+
+def test_links_that_were_not_to_be_kept_are_not_missing(rich):
+    copy = rich.folder / "plain"
+    (rich.src / "links").mkdir()
+    (rich.src / "links/one").symlink_to("../a.tif")
+    transfer(rich.src, copy, keep=frozenset(KEEP_DEFAULT) - {"links"})
+    assert not os.path.lexists(copy / "link")
+    assert verify(copy, rich.src).exit_code == 0
+    (rich.src / "links/later").symlink_to("../a.tif")
+    assert told(verify(copy, rich.src)) == {"SF-402": {"links/later"}}
 
 
 def test_what_was_freed_is_not_gone(made):

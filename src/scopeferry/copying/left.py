@@ -15,6 +15,7 @@ from scopeferry.kernel.events import Event
 from scopeferry.kernel.journal import PAGE, Journal
 
 SAID = "said"  # the detail of an item: the code of what the record says of it
+APART = "apart"  # the same of a hard link that is copied all the same, as a file
 
 
 @dataclass(slots=True)
@@ -23,21 +24,22 @@ class LeftOut:
 
     journal: Journal
     record: Record
-    _news: list[tuple[bytes, bytes, str]] = field(default_factory=list)
+    _news: list[tuple[str, tuple[bytes, bytes, str]]] = field(default_factory=list)
 
     def note(self, event: Event) -> None:
         """Take note of a ``failed`` or ``note`` event of a listing; what concerns no single item is passed over."""
         data = event.data
         head, slash, name = os.fsencode(event.path).rpartition(b"/")
         folder, code = head + slash, data.get("code", "")
-        if "kind" not in data or self.journal.detail(folder, name, SAID) == code:
+        key = APART if data.get("kind") == "hardlink" else SAID
+        if "kind" not in data or self.journal.detail(folder, name, key) == code:
             return
         lost = [data["lost"]] if "lost" in data else None
-        action = None if data["kind"] == "hardlink" else action_after(code)  # such a file is copied, only not linked
+        action = None if key == APART else action_after(code)
         self.record.entry(
             event.path, data["kind"], action, lost=lost, problem={"code": code, "message": data["message"]}
         )
-        self._news.append((folder, name, code))
+        self._news.append((key, (folder, name, code)))
         if len(self._news) >= PAGE:
             self.flush()
 
@@ -45,5 +47,6 @@ class LeftOut:
         """The record first, then the journal."""
         if self._news:
             self.record.flush()
-            self.journal.note(SAID, self._news)
+            for key in (SAID, APART):
+                self.journal.note(key, [news for one, news in self._news if one == key])
             self._news = []

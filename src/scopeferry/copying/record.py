@@ -86,6 +86,7 @@ def path_json(path: str) -> str:
     return f'"path": {quoted(path)}'
 
 
+SKIPPED = "skipped"
 GIVEN = "given"  # the detail of an item: the names of the extended attributes that its copy was given
 
 
@@ -639,8 +640,8 @@ def fold(
     Marks are unknown there (0), so a walk reads what the rows claim before it believes it. Name at the destination,
     leader of a hard link and further digests become details: ``as``, ``leader``, ``digest:ALGO``. If asked for the
     ``whole``, so does what was kept of each entry (``mode``, ``time``, ``target``, ``xattrs``), when it was proved
-    (``proved``) and that it was ``freed`` at its source, and folders have rows like any other entry. ``between`` is
-    called now and then, and may raise.
+    (``proved``) and that it was ``freed`` at its source, and folders have rows like any other entry; links that were
+    ``skipped`` have that detail and no row. ``between`` is called now and then, and may raise.
     """
     count = 0
     details = {f"digest:{name}" for name in journal.manifest_algorithms()} if after else set()
@@ -653,11 +654,22 @@ def fold(
                 continue
             standing = [entry for _, entry in chunk if entry.action in STANDS]
             count += len(standing)
+            if whole:
+                _note_skipped(journal, chunk)
             _apply(journal, standing, details, whole=whole)
     older = generations(folder)
     if older:
         journal.set(generation=number_of(older[-1]))
     return count
+
+
+def _note_skipped(journal: Journal, chunk: list[tuple[dict[str, Any], Standing]]) -> None:
+    """The symbolic links that the copy does not have, for it could not or was not to hold any."""
+    for _, entry in chunk:
+        if entry.action == "skipped" and entry.kind == states.SYMLINK:
+            head, name = split(entry.path)
+            journal.plan(head, ())
+            journal.note(SKIPPED, [(head, name, 1)])
 
 
 def catch_up(folder: str, journal: Journal) -> int:

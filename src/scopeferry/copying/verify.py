@@ -20,7 +20,7 @@ from itertools import islice
 from typing import Any
 
 from scopeferry.copying.expected import BAD, CHECK, FILES, GOOD, OFF, Expected, Item
-from scopeferry.copying.record import FOLDER, Record, split
+from scopeferry.copying.record import FOLDER, SKIPPED, Record, split
 from scopeferry.errors import ItemError, Refused, ScopeferryError, Temporary
 from scopeferry.kernel import journal as states
 from scopeferry.kernel import publish
@@ -582,6 +582,8 @@ def _unknown(head: str, entries: list[Any], expected: Expected, selection: Selec
         kind = {stat.S_IFDIR: FOLDER, stat.S_IFLNK: states.SYMLINK, stat.S_IFREG: states.FILE}.get(
             stat.S_IFMT(facts.st_mode)
         )
+        if kind == states.SYMLINK and expected.detail(os.fsencode(head), os.fsencode(entry.name), SKIPPED):
+            continue  # the record says why the copy has none
         if kind is not None:
             found.append(Item(raw, raw, kind, size=facts.st_size if kind == states.FILE else None))
     return found
