@@ -105,6 +105,7 @@ class TestSaysRunning:
         ("more", "word"),
         [
             ({"manifests": [Listed("sums.md5", total=3, absent=["a", "b"])]}, "2 more files of sums.md5"),
+            ({"manifests": [Listed("sums.md5", total=3, whole=False)]}, "sums.md5 to become whole"),
             ({"extra": [Evidence("marker", RUNNING, "begun, not ended", NOW)]}, "begun, not ended"),
             ({"locks": ["0/frames.journal.partial"]}, "0/frames.journal.partial to be unlocked"),
             ({"writer_alive": True}, "process 9 to end"),
@@ -424,7 +425,9 @@ markers = st.builds(
     st.sampled_from(["", "m"]),
     st.sampled_from([False, False, True]),
 )
-listings = st.builds(Listed, st.just("L"), st.booleans(), st.sampled_from([0, 4]), some_paths)
+listings = st.builds(
+    Listed, st.just("L"), st.booleans(), st.sampled_from([0, 4]), some_paths, st.sampled_from([True, True, False])
+)
 FIELDS = {
     "gap_s": st.sampled_from([100.0, 1000.0]), "settle_s": st.sampled_from([0.0, 60.0]),
     "settle_given": st.booleans(), "listed": st.just(False), "begun": st.just(False), "declared_by": st.just("ann"),
@@ -463,7 +466,7 @@ def is_declared(rules, facts):
         rules.has("now")
         or facts.declared_by
         or (facts.complete and not facts.complete_left_over and not facts.locks)
-        or (listed and all(one.there and one.total and not one.absent for one in facts.manifests))
+        or (listed and all(one.there and one.whole and one.total and not one.absent for one in facts.manifests))
         or any(one.kind == "declared" and one.verdict != RUNNING for one in facts.extra)
     )
 
@@ -486,7 +489,7 @@ def is_running(rules, facts):
     absent = facts.promised or (facts.expect == "dense" and lacking) or (facts.expect == "file" and facts.list_absent)
     return bool(
         not facts.listed
-        or any(one.there and one.absent for one in facts.manifests)
+        or any(not one.whole or (one.there and one.absent) for one in facts.manifests)
         or any(one.verdict == RUNNING for one in facts.extra)
         or alive
         or facts.strays

@@ -146,7 +146,9 @@ def _signs(rules: Rules, facts: Facts) -> Iterator[_Sign]:
     if not facts.listed:
         yield _sign(facts, "structural", "not everything is listed yet", "a first full listing")
     for listed in facts.manifests:
-        if listed.there and listed.absent:
+        if not listed.whole:
+            yield _sign(facts, "declared", f"{listed.file} is being written", f"{listed.file} to become whole")
+        elif listed.there and listed.absent:
             detail = f"{len(listed.absent):,} of {listed.total:,} files of {listed.file} absent: {listed.absent[0]}"
             yield _sign(facts, "declared", detail, f"{len(listed.absent):,} more files of {listed.file}")
     for one in facts.extra:

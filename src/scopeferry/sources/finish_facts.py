@@ -45,18 +45,19 @@ class Marker(NamedTuple):
 
 class Listed(NamedTuple):
     """What a list of files (``manifest=FILE``) says. `there`: it is there and could be read; `total` files are in it;
-    `absent` are those that are not there, or differ from the digest in the list.
+    `absent` are those that are not there, or differ from the digest in the list. `whole`: nobody writes the list.
     """
 
     file: str
     there: bool = True
     total: int = 0
     absent: Sequence[str] = ()
+    whole: bool = True
 
     @property
     def satisfied(self) -> bool:
         """Is everything there?"""
-        return self.there and self.total > 0 and not self.absent
+        return self.there and self.whole and self.total > 0 and not self.absent
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ LOCK = "frames.journal.partial"  # open and locked as long as our own acquisitio
 PROBE_EACH_S = 1.0  # between two questions who holds something
 PROBE_S = 5.0  # before what is held matters: nobody is probed earlier
 CUT = 100  # paths that are named
+UNDECIDED_S = 12.0  # after so long a file that is not whole has told who writes it, or never will
 EMPTY_S = 1.0  # between two looks for folders that are empty
 SLICE_S = 0.02  # of listing again
 _LOCK = re.compile(r"(.+?)(?:_[0-9a-f]{1,16})?\.__lock", re.DOTALL)
@@ -151,6 +152,7 @@ class Watched:
         self._in_use: list[str] = []  # those that somebody writes
         self._probe_at = self._list_at = self._stray_at = 0.0
         self._absent = 0
+        self._waits: dict[str, float] = {}  # files that are not whole -> since when they are seen
         self._untold: set[str] = set()
         self._torn: set[str] = set()  # shards that came out before it was known that they are some
         self._empty_at = 0.0
@@ -305,7 +307,8 @@ class Watched:
         walk = tree.walk
         if walk is not None and not (walk.found_new or walk.failed):
             self.walked(walk.begun_s)
-        ready.keep_only(tree.not_whole)
+        not_whole = tree.not_whole
+        ready.keep_only(not_whole)
         self._look_at_complete()
         metadata = self._array_ns.values()
         oldest = min(metadata, default=None)
@@ -330,7 +333,7 @@ class Watched:
             manifests=[self._manifest(file) for file in self.rules.values("manifest")],
             markers=find_markers(self.rules, self._marked, plate_arrays=zarr.plate_arrays(), metadata_ns=metadata),
             walk_begun_s=None if self._walked_s is None else self._walked_s + self._clock,
-            in_flight=tree.in_flight + tree.waiting,
+            in_flight=tree.in_flight + tree.waiting + self._undecided(not_whole),
             writer_pid=ending.writer_pid,
             writer_alive=None if self._process is None else self._process.alive,
             writer_seen=self._process is None or self._process.seen,
@@ -353,6 +356,12 @@ class Watched:
             list_total=total,
             list_absent=absent,
         )
+
+    def _undecided(self, not_whole: Collection[str]) -> int:
+        """How many files were seen so lately that it is not known yet whether somebody writes them."""
+        now = time.monotonic()
+        self._waits = {path: self._waits.get(path, now) for path in not_whole}
+        return sum(now - since_s < UNDECIDED_S for since_s in self._waits.values())
 
     def _look_at_complete(self) -> None:
         """What our own acquisition says of its end; read again where it is another version."""
@@ -415,9 +424,9 @@ class Watched:
         return is_of_metadata(name) or any(self.zarr.chunk_of(head + slash + one) is not None for one in names if one)
 
     def _manifest(self, file: str) -> Listed:
-        """What a list says; nothing as long as it is itself not whole."""
+        """What a list says; it is not believed before it is itself whole."""
         path = os.path.relpath(os.path.join(self.source.root, os.path.expanduser(file)), self.source.root)
-        return Listed(file, there=False) if path in self.tree.not_whole else self._listed(file)
+        return self._listed(file)._replace(whole=path not in self.tree.not_whole)
 
     def _locks(self) -> list[str]:
         held = [path for path in self.tree.temporary_names if path.endswith(LOCK) and self.ready.locked(path)]
