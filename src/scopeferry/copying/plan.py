@@ -395,7 +395,8 @@ class Plan:
 
     def _vanished(self, prefix: bytes, rows: dict[bytes, Any] | None, scratch: Any) -> Iterator[Event]:
         """Rows of this folder whose source is gone: what is left of `rows`, or (None) all that were not listed."""
-        gone = []
+        gone: list[bytes] = []
+        never: list[tuple[bytes, Row, dict[str, Any]]] = []
         for row in self.journal.rows_of(prefix) if rows is None else rows.values():
             raw = row[0]
             if rows is None and scratch.has_name(raw):
@@ -403,7 +404,10 @@ class Plan:
             name = os.fsdecode(prefix + raw)
             if not (self.selection.takes(name) if self.selection.rules else True):
                 continue
-            if row[2] == states.DONE or row[8] is not None:
+            if row[2] == states.REPLACE and row[8] is not None and self.gone is None:
+                never.append((prefix, Row._make(row)._replace(state=states.FAILED), {}))
+                yield _failed(name, "SF-202", f"vanished before its new version was copied: {printable(name)}")
+            elif row[2] == states.DONE or row[8] is not None:
                 yield from self._outlives(prefix + raw, row)
             elif row[2] in {states.FAILED, states.CONFLICT}:
                 if not self.again:
@@ -415,6 +419,8 @@ class Plan:
                 if self.tends:  # it was never copied, and is not wanted
                     continue
                 yield _failed(name, "SF-202", f"vanished before it was copied: {printable(name)}")
+        if never:
+            self.journal.settle(never)
         if gone:
             self.journal.forget(prefix, gone)
 

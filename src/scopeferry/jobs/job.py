@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from typing import Any
 
 from scopeferry.copying.place import Place
-from scopeferry.errors import Failed, ScopeferryError, UsageError
+from scopeferry.errors import Failed, NoSpace, ScopeferryError, UsageError
 from scopeferry.jobs.registered import ended, register
 from scopeferry.jobs.result import Result
 from scopeferry.kernel import publish
 from scopeferry.kernel.events import Event
-from scopeferry.kernel.publish import Disk
+from scopeferry.kernel.publish import Disk, system
 from scopeferry.kernel.run import BATCH_ITEMS, Line
 from scopeferry.kernel.run import run as run_lines
 from scopeferry.kernel.task import Control
@@ -69,10 +69,15 @@ class Job:
         except ScopeferryError as error:
             self.add(error)
         except OSError as error:
-            path = os.fspath(error.filename or self.target)
-            self.add(Failed(f"{error.strerror or error}: {printable(path)}", code=self.broken, path=path))
+            self.add(self._system_error(error))
         if self.control.reason is not None:
             self.add(self.control.reason)
+
+    def _system_error(self, error: OSError) -> ScopeferryError:
+        path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else self.target
+        if error.errno in system.NO_SPACE:
+            return NoSpace(f"no room for what is to be written: {printable(path)}", code="SF-313", path=path)
+        return Failed(f"{error.strerror or error}: {printable(path)}", code=self.broken, path=path)
 
     def work(self, lines: Sequence[Line], *disks: Disk) -> Iterator[Event | None]:
         """Let workers do the tasks of all lines; more of them where one of the disks is a network's."""

@@ -108,6 +108,7 @@ class Rehearsal(TransferJob):
                 yield from self._foresee(journal, order)
                 self._check_room(plan)
                 yield from self._compare(journal, order)
+                self._remember_losses(journal)
         self.control.check()
         self.result.state = "planned"
 
