@@ -43,7 +43,7 @@ class TestFewWatches(TestScan):
     @pytest.fixture(autouse=True)
     def _few(self, monkeypatch):
         monkeypatch.setattr("scopeferry.sources._inotify.limit", lambda: 6)
-        monkeypatch.setattr("scopeferry.sources.growing.FIRST_WATCHES", 3)
+        monkeypatch.setattr("scopeferry.sources.growing_limits.FIRST_WATCHES", 3)
 
 
 class TestCramped(TestScan):
@@ -54,4 +54,4 @@ class TestCramped(TestScan):
     @pytest.fixture(autouse=True)
     def _cramped(self, monkeypatch):
         for name, value in {"ROOM": 3, "LOOKS": 3, "LARGE": 4, "BATCH": 2}.items():
-            monkeypatch.setattr(f"scopeferry.sources.growing.{name}", value)
+            monkeypatch.setattr(f"scopeferry.sources.growing_limits.{name}", value)

@@ -11,7 +11,7 @@ import pytest
 
 from scopeferry.kernel import publish
 from scopeferry.kernel.publish import system
-from scopeferry.sources import growing as module
+from scopeferry.sources import growing_limits as limits
 from scopeferry.sources.tree import TreeSource
 from scopeferry.sources.watched import Ending, Watched
 from scopeferry.testing.follow import Done, Follower
@@ -39,8 +39,8 @@ def test_a_folder_chosen_when_the_root_goes_is_listed_when_it_is_back(root, grow
         follower = settled(source, root, done, 4)
         for number in range(4):
             put(root, f"c/{number}/y")
-            source._want(source._nodes[f"c/{number}"])
-        while len(source._active) < 2:
+            source._rounds.want(source._rounds.by_path[f"c/{number}"])
+        while len(source._listings.active) < 2:
             source._step(time.monotonic())
         source.close()
         follower.until(lambda: len(follower.copies) == 8, seconds=20)
@@ -48,7 +48,7 @@ def test_a_folder_chosen_when_the_root_goes_is_listed_when_it_is_back(root, grow
 
 
 def test_more_metadata_than_are_looked_at_hold_up_nothing(root, growing, monkeypatch):
-    monkeypatch.setattr(module, "LOOKS", 4)
+    monkeypatch.setattr(limits, "LOOKS", 4)
     done = Done()
     for number in range(6):
         put(root, f"{number}/zarr.json", b"{}")
@@ -63,8 +63,8 @@ def test_more_metadata_than_are_looked_at_hold_up_nothing(root, growing, monkeyp
 
 def test_more_files_that_are_not_whole_than_are_looked_at(root, growing, monkeypatch):
     """The others come out meanwhile, and these as soon as they are whole."""
-    monkeypatch.setattr(module, "LOOKS", 2)
-    monkeypatch.setattr(module, "CROWDED_S", 0.01)
+    monkeypatch.setattr(limits, "LOOKS", 2)
+    monkeypatch.setattr(limits, "CROWDED_S", 0.01)
     done = Done()
     for number in range(6):
         (root / f"{number}.slow").touch()
@@ -80,8 +80,8 @@ def test_more_files_that_are_not_whole_than_are_looked_at(root, growing, monkeyp
 
 
 def test_what_never_becomes_whole_does_not_hold_up_the_end(root, growing, monkeypatch):
-    monkeypatch.setattr(module, "LOOKS", 2)
-    monkeypatch.setattr(module, "SETTLES_S", 0.1)
+    monkeypatch.setattr(limits, "LOOKS", 2)
+    monkeypatch.setattr(limits, "SETTLES_S", 0.1)
     done = Done()
     for number in range(6):
         (root / f"{number}.slow").touch()
@@ -93,8 +93,8 @@ def test_what_never_becomes_whole_does_not_hold_up_the_end(root, growing, monkey
 
 @pytest.mark.parametrize("watch", ["scan", "auto"])
 def test_what_is_done_while_its_folder_is_listed_comes_once(root, growing, monkeypatch, watch):
-    monkeypatch.setattr(module, "BATCH", 5)
-    monkeypatch.setattr(module, "SLICE_S", 0.0005)
+    monkeypatch.setattr(limits, "BATCH", 5)
+    monkeypatch.setattr(limits, "SLICE_S", 0.0005)
     done = Done()
     for number in range(300):
         put(root, f"{number}")
@@ -111,7 +111,7 @@ def test_what_is_done_while_its_folder_is_listed_comes_once(root, growing, monke
 
 def test_what_events_tell_of_is_bounded_too(root, growing, monkeypatch):
     """Nobody takes anything while the destination is away."""
-    monkeypatch.setattr(module, "ROOM", 10)
+    monkeypatch.setattr(limits, "ROOM", 10)
     done = Done()
     with growing(root, done, watch="auto") as source:
         put(root, "first")
@@ -121,14 +121,14 @@ def test_what_events_tell_of_is_bounded_too(root, growing, monkeypatch):
         passes = source.passes
         while source.passes < passes + 5:
             source._work(time.monotonic() + 0.01)
-        assert len(source._out) <= 2 * module.ROOM
+        assert len(source._out) <= 2 * limits.ROOM
         follower.to_the_end(seconds=20)
         assert len(follower.copies) == 201
 
 
 def test_temporary_names_of_a_large_folder_are_forgotten_when_they_go(root, growing, monkeypatch):
     """Else they look dead at the end."""
-    monkeypatch.setattr(module, "LARGE", 3)
+    monkeypatch.setattr(limits, "LARGE", 3)
     done = Done()
     for number in range(5):
         put(root, f"c/{number}")
@@ -159,7 +159,7 @@ def test_a_file_that_could_not_be_looked_at_once_is_no_problem_later(root, growi
     monkeypatch.setattr(system, "looker", looker)
     with growing(root, done) as source:
         follower = settled(source, root, done, 3)
-        source._walk_at = float("inf")
+        source._walks.at = float("inf")
         failing.append(OSError(5, "Input/output error"))
         put(root, "c/new")
         follower.until(lambda: "c/new" in follower.copies, seconds=20)
@@ -192,13 +192,13 @@ def test_a_file_in_place_of_a_folder_that_was_being_listed(root, growing):
     put(root, "c/x")
     with growing(root, done) as source:
         follower = settled(source, root, done, 1)
-        source._walk_at = float("inf")
+        source._walks.at = float("inf")
         time.sleep(0.1)  # older than a tick: only what is seen now has the root listed again
-        follower.until(lambda: not source._root.relist)
+        follower.until(lambda: not source._rounds.root.relist)
         shutil.rmtree(root / "c")
         put(root, "c")
-        source._root.mtime_ns = os.stat(root).st_mtime_ns
-        source._want(source._nodes["c"])
+        source._rounds.root.mtime_ns = os.stat(root).st_mtime_ns
+        source._rounds.want(source._rounds.by_path["c"])
         follower.until(lambda: "c" in follower.copies, seconds=20)
 
 
@@ -210,7 +210,7 @@ def test_the_walk_that_ends_it_goes_no_way_found_before(root, growing):
     with growing(root, done, scan_interval_s=60) as source:
         follower = settled(source, root, done, 2)
         for path in ("a", "b"):
-            source._folders.open(path)
+            source._way.open(path)
         (root / "a").rename(root / "aside")
         (root / "b").rename(root / "a")
         (root / "aside").rename(root / "b")
@@ -230,7 +230,7 @@ def test_a_process_that_was_stopped_puts_nothing_off_for_hours(root, growing, mo
             ahead[0] += 3600.0
         return Done.names(done, folder, some)
 
-    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(limits, "BATCH", 2)
     done = Done()
     for number in range(4):
         put(root, f"c/{number}")
@@ -243,8 +243,8 @@ def test_a_process_that_was_stopped_puts_nothing_off_for_hours(root, growing, mo
             put(root, f"c/{number}")
         follower.until(lambda: stopped and source.drained, seconds=10_000)
         now = time.monotonic()
-        assert source._nodes["c"].due <= now + module.LONGEST_S
-        assert source._walk_at <= now + module.WALK_S
+        assert source._rounds.by_path["c"].due <= now + limits.LONGEST_S
+        assert source._walks.at <= now + limits.WALK_S
 
 
 def test_a_marker_that_is_written_again_or_withdrawn(root, growing):

@@ -122,7 +122,7 @@ def test_an_overflow_has_everything_scanned_and_is_said_once(root, growing, monk
         follower.until(lambda: source.passes > passes + 5)
         assert "a/b/second" not in follower.copies
         for _ in range(2):
-            source._inotify.say.append(_inotify.Told(-1, _inotify.OVERFLOW, ""))
+            source._hints._inotify.say.append(_inotify.Told(-1, _inotify.OVERFLOW, ""))
             follower.until(lambda: "a/b/second" in follower.copies)
         assert len([note for note in source.take_notes() if "could tell of" in note]) == 1
 
@@ -138,10 +138,10 @@ def test_a_lost_watch_has_its_folder_scanned(root, growing, monkeypatch):
         time.sleep(0.1)
         follower.until(lambda: source.passes > 20)
         put(root, "a/second")
-        watch = source._nodes["a"].watch
-        source._inotify.say.append(_inotify.Told(watch, _inotify.IGNORED, ""))
+        watch = source._rounds.by_path["a"].watch
+        source._hints._inotify.say.append(_inotify.Told(watch, _inotify.IGNORED, ""))
         follower.until(lambda: "a/second" in follower.copies)
-        assert source._nodes["a"].watch >= 0
+        assert source._rounds.by_path["a"].watch >= 0
 
 
 @linux
@@ -204,7 +204,7 @@ def test_a_listing_that_fails_once_is_not_an_empty_one(root, growing, monkeypatc
 
 
 def test_folders_that_are_listed_again_while_those_below_still_wait(root, growing, monkeypatch):
-    monkeypatch.setattr("scopeferry.sources.growing.SLICE_S", 0.001)
+    monkeypatch.setattr("scopeferry.sources.growing_limits.SLICE_S", 0.001)
     for number in range(600):
         put(root, f"c/{number}/x")
     done = Done()
@@ -215,7 +215,7 @@ def test_folders_that_are_listed_again_while_those_below_still_wait(root, growin
             next(follower)
         follower.to_the_end()
         assert len(follower.copies) == 800
-        assert source._failures == 0
+        assert source._signs.failures == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="person: a POSIX system")

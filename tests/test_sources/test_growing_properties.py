@@ -13,7 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from scopeferry.sources import _inotify, growing, outbox
+from scopeferry.sources import _inotify, outbox
+from scopeferry.sources import growing_limits as limits
 from scopeferry.sources.growing import GrowingTree
 from scopeferry.testing.follow import Done, Follower
 
@@ -46,15 +47,15 @@ class Writers(RuleBasedStateMachine):
         self.folder = tempfile.mkdtemp(prefix="growing-")
         self.root = Path(self.folder, "root")
         self.root.mkdir()
-        self.kept = [(growing, name, getattr(growing, name)) for name in ("ROOM", "LARGE", "BATCH", "WATCHED_S")]
+        self.kept = [(limits, name, getattr(limits, name)) for name in ("ROOM", "LARGE", "BATCH", "WATCHED_S")]
         self.kept += [(outbox, name, getattr(outbox, name)) for name in HOLDS]
         for name in HOLDS:
             setattr(outbox, name, 0.001)
-        growing.WATCHED_S = 0.001
+        limits.WATCHED_S = 0.001
         self.inotify, _inotify.Inotify = _inotify.Inotify, Odd
         Odd.lose = Odd.overflow = False
         if small:
-            growing.ROOM, growing.LARGE, growing.BATCH = 2, 2, 1
+            limits.ROOM, limits.LARGE, limits.BATCH = 2, 2, 1
         self.watch, self.slow, self.done, self.number = watch, slow, Done(), 0
         self.copies: dict[str, bytes] = {}
         self.in_place: set[Path] = set()
@@ -132,7 +133,7 @@ class Writers(RuleBasedStateMachine):
     @rule()
     def catch_up(self):
         """What was renamed into place comes without a walk: passes find it. Growth in place may take one."""
-        self.source._walk_at = float("inf")
+        self.source._walks.at = float("inf")
         self.follower.until(lambda: not (self.lacking() - {os.path.relpath(path, self.root) for path in self.in_place}))
 
     def lacking(self) -> set[str]:
@@ -185,7 +186,7 @@ class Writers(RuleBasedStateMachine):
             self.follower.to_the_end()
             assert not self.lacking()
             assert not self.follower.flight
-            assert self.source._failures == 0  # nothing here is unreadable
+            assert self.source._signs.failures == 0  # nothing here is unreadable
             assert self.source.in_flight == self.source.waiting == 0
         finally:
             self.source.close()
