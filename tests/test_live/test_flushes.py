@@ -33,15 +33,15 @@ def flushes(store, tmp_path):
 
 
 def test_a_store_that_is_said_to_be_finished_is_flushed_batch_by_batch(store, flushes):
-    store.put(*range(100))
+    store.put(*range(200))
     store.finish()
     whole, single = flushes()
     assert whole >= 1
-    assert single < 64
+    assert single < 200
 
 
 def test_a_store_that_may_be_written_to_is_not_flushed_whole(store, flushes):
-    store.put(*range(100))
+    store.put(*range(200))
     whole, single = flushes("--finish", "quiet=1s", "--settle", "1s")
     assert whole == 0
-    assert single >= 100
+    assert single >= 200

@@ -46,6 +46,7 @@ from scopeferry.sources.zarr import ArrayTruth
 
 WALKS = 5  # that may find something before it is doubted that it is over
 EMPTY = "empty:"  # how the facts of the journal begin that say which chunks are empty
+MANY = 16  # files that are flushed sooner with all else that is dirty on their disk than one by one
 NEARLY_ALL = (100, 0.9)  # so many, and this part of an array: no writer drops that in one walk
 OF_STATUS = ("evidence", "arrays", "stale", "healed")  # details that `status` shows, once they are known
 TURN_S = 0.05  # of work on one target, while others wait
@@ -248,7 +249,7 @@ class TargetRun(TransferJob):
 
         Of a few files each is flushed: what else is dirty on that disk may take seconds.
         """
-        if order.store.flush_whole or count < BATCH_ITEMS or not (self._is_said_finished() or self._is_silent()):
+        if order.store.flush_whole or count < MANY or not (self._is_said_finished() or self._is_silent()):
             return order
         return replace(order, store=replace(order.store, flush_whole=True))
 
