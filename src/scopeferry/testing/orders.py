@@ -22,7 +22,10 @@ Shape = Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How an array is laid out: axis lengths in elements, the inner chunk and (if there are any) the shard too."""
+    """How an array is laid out: axis lengths in elements, the inner chunk and (if there are any) the shard too.
+
+    ``between``: a shard is made of shards of this shape. ``index_checksum``: has its index one?
+    """
 
     zarr_format: int
     separator: str
@@ -30,7 +33,9 @@ class Layout:
     shape: tuple[int, ...] = (4, 2, 64, 64)
     chunks: tuple[int, ...] = (1, 1, 64, 64)
     shards: tuple[int, ...] | None = None
+    between: tuple[int, ...] | None = None
     index_location: str = "end"
+    index_checksum: bool = True
     dtype: str = "uint16"
     fill: int = 0
     compressor: bool = False
@@ -52,6 +57,8 @@ LAYOUTS = {
     "v3-zstd": Layout(3, "/", compressor=True),
     "v3-shards": SHARDS,
     "v3-shards-start": replace(SHARDS, index_location="start"),
+    "v3-shards-unchecked": replace(SHARDS, index_checksum=False),
+    "v3-shards-of-shards": replace(SHARDS, chunks=(1, 1, 16, 32), between=(1, 1, 32, 64)),
     "v2-0d": Layout(2, ".", shape=(), chunks=()),
     "v3-0d": Layout(3, "/", shape=(), chunks=()),
 }

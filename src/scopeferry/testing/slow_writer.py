@@ -59,27 +59,28 @@ class Writer:
         return not self.streams or self._streams(found, pattern)
 
     def _streams(self, found: Layout, pattern: str) -> bool:
-        plain = found.encoding == "default" and found.separator == "/" and found.index_location == "end"
-        return plain and bool(found.shape) and not found.compressor and pattern in orders.STREAMING
+        return found in {orders.LAYOUTS["v3"], orders.SHARDS} and pattern in orders.STREAMING
 
 
+UNCOMPRESSED = ("v2-zlib", "v3-zstd", "v3-shards-of-shards")
+USUAL_SHARDS = ("v3-shards-unchecked", "v3-shards-of-shards")
 WRITERS = {
     "tensorstore": Writer("with_tensorstore"),
     "tensorstore-lockfile": Writer("with_tensorstore", {"lock": "lockfile"}),
     "tensorstore-none": Writer("with_tensorstore", {"lock": "none"}),
-    "zarr": Writer("with_zarr"),
-    "zarr-3.4": Writer("with_zarr", environment="zarr-3.4"),
-    "zarr-3.0.8": Writer("with_zarr", environment="zarr-3.0.8"),
+    "zarr": Writer("with_zarr", lacks=USUAL_SHARDS),
+    "zarr-3.4": Writer("with_zarr", environment="zarr-3.4", lacks=USUAL_SHARDS),
+    "zarr-3.0.8": Writer("with_zarr", environment="zarr-3.0.8", lacks=USUAL_SHARDS),
     "zarr-2.18": Writer("with_zarr", environment="zarr-2.18", formats=(2,)),
-    "zarrs": Writer("with_zarr", {"pipeline": "zarrs.ZarrsCodecPipeline"}, "zarrs"),
+    "zarrs": Writer("with_zarr", {"pipeline": "zarrs.ZarrsCodecPipeline"}, "zarrs", lacks=USUAL_SHARDS),
     "acquire-zarr": Writer("with_acquire_zarr", environment="acquire-zarr", formats=(3,), streams=True),
     "ome-writers": Writer("with_ome_writers", environment="ome-writers", formats=(3,), streams=True),
     "ome-writers-tensorstore": Writer(
         "with_ome_writers", {"backend": "tensorstore"}, "ome-writers", formats=(3,), streams=True
     ),
-    "rename": Writer("plain", {"how": "rename"}, lacks=("v2-zlib", "v3-zstd")),
-    "in place": Writer("plain", {"how": "in place"}, lacks=("v2-zlib", "v3-zstd")),
-    "shots": Writer("plain", {"how": "shots"}, lacks=("v2-zlib", "v3-zstd")),
+    "rename": Writer("plain", {"how": "rename"}, lacks=UNCOMPRESSED),
+    "in place": Writer("plain", {"how": "in place"}, lacks=UNCOMPRESSED),
+    "shots": Writer("plain", {"how": "shots"}, lacks=UNCOMPRESSED),
 }
 HERE = tuple(name for name, writer in WRITERS.items() if not writer.environment)
 ELSEWHERE = tuple(name for name, writer in WRITERS.items() if writer.environment)

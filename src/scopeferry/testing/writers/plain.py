@@ -64,11 +64,11 @@ def crc32c(data: bytes) -> int:
 class Shard:
     """A shard that grows."""
 
-    def __init__(self, path: str, final: str, slots: int, *, index_first: bool) -> None:
-        self.path, self.final, self.index_first = path, final, index_first
+    def __init__(self, path: str, final: str, slots: int, *, index_first: bool, checksum: bool) -> None:
+        self.path, self.final, self.index_first, self.checksum = path, final, index_first, checksum
         self.slots: list[tuple[int, int]] = [(ABSENT, ABSENT)] * slots
         self.file = open(path, "wb", buffering=0)  # noqa: SIM115  (open until the shard is whole)
-        self.file.seek(16 * slots + 4 if index_first else 0)
+        self.file.seek(16 * slots + 4 * checksum if index_first else 0)
 
     def add(self, slot: int, data: bytes) -> None:
         """One inner chunk, at the end."""
@@ -84,7 +84,7 @@ class Shard:
         index = b"".join(struct.pack("<QQ", *slot) for slot in self.slots)
         if self.index_first:
             self.file.seek(0)
-        self.file.write(index + struct.pack("<I", crc32c(index)))
+        self.file.write(index + struct.pack("<I", crc32c(index)) if self.checksum else index)
         if sync:
             os.fsync(self.file.fileno())
         self.file.close()
@@ -290,7 +290,8 @@ class Writer:
             path = array.path(index)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             first = array.spec.get("index_location", "end") == "start"
-            array.shards[index] = Shard(self._other(path), path, array.slots(), index_first=first)
+            checksum = array.spec.get("index_checksum", True)
+            array.shards[index] = Shard(self._other(path), path, array.slots(), index_first=first, checksum=checksum)
         shard = array.shards[index]
         shard.add(slot, data)
         if shard.full():
@@ -341,7 +342,7 @@ def _v3(spec: dict[str, Any]) -> dict[str, Any]:
         sharding = {
             "chunk_shape": spec["chunks"],
             "codecs": codecs,
-            "index_codecs": [*codecs, {"name": "crc32c"}],
+            "index_codecs": [*codecs, {"name": "crc32c"}] if spec.get("index_checksum", True) else codecs,
             "index_location": spec.get("index_location", "end"),
         }
         codecs = [{"name": "sharding_indexed", "configuration": sharding}]

@@ -90,14 +90,9 @@ def _metadata_v3(spec: dict[str, Any]) -> dict[str, Any]:
         codecs.append({"name": "zstd", "configuration": {"level": 1, "checksum": False}})
     grid = spec.get("shards") or spec["chunks"]
     if spec.get("shards"):
-        index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-        sharding = {
-            "chunk_shape": spec["chunks"],
-            "codecs": codecs,
-            "index_codecs": index,
-            "index_location": spec.get("index_location", "end"),
-        }
-        codecs = [{"name": "sharding_indexed", "configuration": sharding}]
+        codecs = [_sharding(spec, spec["chunks"], codecs)]
+        if spec.get("between"):
+            codecs = [_sharding(spec, spec["between"], codecs)]
     return {
         "shape": spec["shape"],
         "data_type": spec["dtype"],
@@ -110,6 +105,19 @@ def _metadata_v3(spec: dict[str, Any]) -> dict[str, Any]:
         "fill_value": spec.get("fill", 0),
         "attributes": spec.get("attributes") or {},
     }
+
+
+def _sharding(spec: dict[str, Any], chunks: Sequence[int], codecs: list[dict[str, Any]]) -> dict[str, Any]:
+    index: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    if spec.get("index_checksum", True):
+        index.append({"name": "crc32c"})
+    how = {
+        "chunk_shape": chunks,
+        "codecs": codecs,
+        "index_codecs": index,
+        "index_location": spec.get("index_location", "end"),
+    }
+    return {"name": "sharding_indexed", "configuration": how}
 
 
 def _metadata_v2(spec: dict[str, Any], numpy: Any) -> dict[str, Any]:
