@@ -107,6 +107,11 @@ CODES: dict[str, tuple[int, str, str]] = {
     "SF-504": (5, "a link stands where a folder should be", "remove the link, run the same command again"),
     "SF-505": (5, "the folder is not empty", "name an empty folder, or one that is not there yet"),
     "SF-506": (5, "nearly all chunks of an array vanished at once", "look at the source; the copy keeps them"),
+    "SF-507": (
+        5,
+        "the source's own file stands at the destination: no copy",
+        "remove that name or mount at the destination",
+    ),
     "SF-511": (5, "no complete record of this copy", "scopeferry transfer SRC DST, to the end"),
     "SF-512": (5, "copy is not proved now", "scopeferry verify DST, then scopeferry repair SRC DST"),
     "SF-513": (5, "source is not what was copied", "scopeferry transfer SRC DST"),

@@ -152,7 +152,7 @@ class Plan:
             return
         try:
             stored_path = path if self.names is None else self.names.path(path)
-            twin = None if there is None else there.open(stored_path)
+            twin = None if there is None else self._twin_folder(there, stored_path, path, facts)
         except (FileNotFoundError, NotADirectoryError):
             twin = None
             if there is not None and (spelt := self._other_spelling(there, stored_path)):
@@ -179,6 +179,17 @@ class Plan:
             yield from self._merge(path, folder, facts, listing, twin, stack, scratch)
         else:
             yield from self._rest(path, folder, facts, listing, twin, stack, scratch, quiet)
+
+    def _twin_folder(self, there: Folders, stored_path: str, path: str, facts: os.stat_result) -> Any:
+        twin = there.open(stored_path)
+        if self.is_same(facts, system.folder_stat(twin)):
+            raise Refused(_CONFLICTS["SF-507"].format(printable(path)), code="SF-507", path=path)
+        return twin
+
+    def is_same(self, source: os.stat_result, stored: os.stat_result) -> bool:
+        """Is what stands at the destination the source itself: another name of its inode, or a mount of it?"""
+        steady = self.source.disk.steady and self.store.disk.steady
+        return steady and (source.st_dev, source.st_ino) == (stored.st_dev, stored.st_ino)
 
     def stands(self) -> bool:
         """Is the destination there? (A rehearsal makes nothing there to learn it.)"""
@@ -836,6 +847,8 @@ class FolderMerge:
         follows = plan.tends or plan.policy == "replace"
         if there is None:
             return states.COPY, ""
+        if plan.is_same(facts, there):
+            return states.CONFLICT, "SF-507"
         if stat.S_IFMT(there.st_mode) != stat.S_IFMT(facts.st_mode):
             return states.CONFLICT, "SF-502"
         stored = self.plan.fingerprint(there)
@@ -923,6 +936,7 @@ _CONFLICTS = {
     "SF-501": "other content stands at the destination: {}",
     "SF-502": "something of another kind stands at the destination: {}",
     "SF-503": "the source has become shorter than our copy: {}",
+    "SF-507": "this is the source itself, and no copy of it: {}",
 }
 
 
