@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -458,6 +459,16 @@ def test_a_thread_that_swaps_a_folder_with_a_link_never_leads_outside(ferry, can
         rounds += 1
         assert result.exit_code in {0, 1, 3, 5, 6}, result.problems
         assert (ferry.dst / "sub").is_dir()
+
+
+def test_a_part_is_for_nobody_else(ferry):
+    (ferry.src / "a").write_bytes(b"a")
+    (ferry.src / "a").chmod(0o666)
+    modes = []
+    with Steps() as steps:
+        steps.after("create_part", lambda fd, *_: modes.append(stat.S_IMODE(os.fstat(fd).st_mode)))
+        ferry.run(0)
+    assert modes == [0o600]
 
 
 def test_a_part_planted_as_a_link_is_not_written_through(ferry, tmp_path, codes):

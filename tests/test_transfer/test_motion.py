@@ -280,16 +280,33 @@ def test_a_store_through_a_memory_map_is_noticed(ferry, quick):
     path = ferry.src / "a"
     path.write_bytes(ONE)
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as view:
-        view[0:4] = b"dirt"
 
         def store(*_):
-            view[0:4] = b"late"
-            view[2 * MIB : 2 * MIB + 4] = b"late"
+            for at in (0, 2 * MIB):
+                view[at : at + 4] = b"late"
+
+        def dirty(*_):
+            """Just before it is opened, so that nothing else has it written back: it is opened once more."""
+            for at in (0, 2 * MIB):
+                view[at : at + 4] = b"dirt"
 
         with Steps() as steps:
+            steps.before("open_source", dirty, when=named("a"))
             steps.after("read_into", store, when=of_source(path))
             ferry.run(0)
         ferry.same()
+
+
+def test_a_file_written_just_now_is_looked_at_once_more(ferry, quick):
+    """When its batch has been read back: before it has a name, and not by the second listing alone."""
+    path = ferry.src / "a"
+    path.write_bytes(b"first")
+    os.utime(path, (4e9, 4e9))  # later than any read
+    with Steps() as steps:
+        steps.after("flush", lambda *_: rewrite(path, b"later", keep_time=True))
+        result = ferry.run(0)
+    assert (result.copied, result.replaced, result.details["retries"]) == (1, 0, 1)
+    ferry.same()
 
 
 def test_a_folder_that_becomes_a_link_is_not_followed(ferry, tmp_path, codes):
