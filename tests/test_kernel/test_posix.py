@@ -106,6 +106,15 @@ def test_two_names_change_places(folder, tmp_path):
     assert ((tmp_path / "a").read_bytes(), (tmp_path / "b").read_bytes()) == (b"b", b"a")
 
 
+@pytest.mark.parametrize("workers", [1, 4, 16, 64])
+@pytest.mark.parametrize("limit", [256, 1024, 1 << 20])
+def test_a_batch_leaves_half_of_the_descriptors(monkeypatch, limit, workers):
+    monkeypatch.setattr(publish.system, "file_limit", lambda: limit)
+    items = publish.batch_items(workers, 64)
+    assert items == 1 or (items <= 64 and workers * (2 * items + 3 * publish.FEW) <= limit // 2)
+    assert limit < 1 << 20 or items == 64
+
+
 def test_an_ordinary_folder_folds_no_names(folder):
     assert system.folds_names(folder) is False
 

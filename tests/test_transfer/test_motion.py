@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from scopeferry.kernel.task import Control
 from scopeferry.testing.steps import Steps, path_of
 from scopeferry.testing.trees import random_bytes, rewrite
 
@@ -163,6 +164,19 @@ def test_a_constant_writer_is_named_and_the_run_ends_with_6(ferry, quick, codes)
     ferry.same()
 
 
+def test_a_source_that_moves_is_tried_again_after_growing_pauses(ferry, monkeypatch):
+    path, waits, counter = ferry.src / "a", [], itertools.count()
+    path.write_bytes(random_bytes(9, 5000))
+    monkeypatch.setattr(Control, "sleep", lambda _self, seconds: waits.append(seconds))
+    with Steps() as steps:
+        steps.after(
+            "read_into", lambda *_: rewrite(path, random_bytes(next(counter), 5000)), when=of_source(path), times=3
+        )
+        result = ferry.run(0)
+    assert (result.copied, result.replaced, waits) == (1, 0, [0.1, 1.0, 5.0])
+    ferry.same()
+
+
 def test_a_constant_writer_alone_is_not_called_done(ferry, quick, codes):
     path = ferry.src / "a"
     path.write_bytes(ONE)
@@ -244,6 +258,7 @@ def test_new_files_without_end_are_named(ferry, codes):
         steps.after("rename_new", lambda *_: (ferry.src / f"late{next(counter)}").write_bytes(b"late"), times=0)
         result = ferry.run(6)
     assert len(codes(result)["SF-601"]) == 1
+    assert result.copied == 4, "the first pass, and three more"
     ferry.run(0)
     ferry.same()
 

@@ -1,0 +1,73 @@
+"""The one loop of all jobs: how often it settles, how much is in flight."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+from scopeferry.kernel import run
+from scopeferry.kernel.task import Control, Outcome
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A task that does nothing."""
+
+    key: str
+    revision: str = ""
+    size: int = 1
+
+    @staticmethod
+    def run_batch(tasks, _control):
+        return [Outcome(task.key, 1) for task in tasks]
+
+
+@dataclass
+class Settled:
+    """A ledger that remembers when it was called, and with how many."""
+
+    clock: SimpleNamespace
+    calls: list[tuple[float, int]] = field(default_factory=list)
+
+    def settle(self, results):
+        self.calls.append((self.clock.now, len(results)))
+        return []
+
+
+def test_it_settles_at_most_every_100_ms_and_at_least_every_2_s(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+
+    def monotonic():
+        clock.now += 0.02
+        return clock.now
+
+    clock.monotonic = monotonic
+    monkeypatch.setattr(run, "time", clock)
+    ledger = Settled(clock)
+    tasks = (Nothing(str(number)) for number in range(500))
+    with ThreadPoolExecutor(2) as executor:
+        list(run.run([run.Line(tasks, ledger)], executor, slots=2, control=Control(), batch_items=1))
+    assert sum(count for _, count in ledger.calls) == 500
+    pauses = [after - before for (before, _), (after, _) in itertools.pairwise(ledger.calls)]
+    assert min(pauses[:-1]) >= 0.1, "the last one need not wait"
+    assert max(pauses) <= 2
+
+
+def test_at_most_three_batches_a_slot_are_in_flight():
+    flying, most = [], []
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, *arguments):
+            flying.append(1)
+            most.append(len(flying))
+            future = super().submit(*arguments)
+            future.add_done_callback(lambda _: flying.pop())
+            return future
+
+    ledger = Settled(SimpleNamespace(now=0.0))
+    tasks = (Nothing(str(number)) for number in range(200))
+    with Counting(2) as executor:
+        list(run.run([run.Line(tasks, ledger)], executor, slots=2, control=Control(), batch_items=1))
+    assert max(most) <= 6
