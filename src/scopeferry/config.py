@@ -12,8 +12,10 @@ the environment.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -442,9 +444,21 @@ def files(environ: Mapping[str, str], project: str = "") -> list[str]:
     return [os.path.join(folder, FILE) for folder in (machine, user, project)]
 
 
+def _regular(path: str, flags: int) -> int:
+    """Open a regular file, and nothing that has no end or would wait for a writer."""
+    fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return fd
+    os.close(fd)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, "no regular file", path)
+
+
 def _from_file(path: str, layer: int) -> Iterator[tuple[str, Setting]]:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_regular) as file:
             raw = file.read()
     except (FileNotFoundError, NotADirectoryError):
         return
@@ -482,14 +496,18 @@ def _at(path: str, content: str, section: str, key: str) -> str:
 
 
 def _from_dotenv(path: str) -> Iterator[tuple[str, str, str]]:
-    """(name, value, place) of our variables in ``.env``; others are none of our business."""
+    """(name, value, place) of our variables in ``.env``; others are none of our business, nor is a folder or a pipe of
+    that name.
+    """
+    if not os.path.isfile(path):
+        return
     try:
-        with open(path, encoding="utf-8", errors="replace") as lines:
+        with open(path, encoding="utf-8", errors="replace", opener=_regular) as lines:
             for number, line in enumerate(lines, 1):
                 name, equals, value = line.strip().removeprefix("export ").partition("=")
                 if equals and name.strip().startswith(PREFIX):
                     yield name.strip(), _unquoted(value.strip()), f"{path}:{number}: {name.strip()}"
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except FileNotFoundError:
         return
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", code="SF-109", path=path) from error
