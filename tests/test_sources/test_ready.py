@@ -188,8 +188,18 @@ class TestInPlace:
         with Seen(root) as seen:
             seen.look("0/c/0")
             os.utime(root / "0/c/0", ns=(1, 1))
-            assert seen.look("0/c/0", 0.6) == WAIT
+            assert seen.look("0/c/0", 0.4) == WAIT
             assert seen.look("0/c/0", 0.6) == READY
+
+    def test_on_a_local_disk_its_own_times_serve_as_the_first_look(self, root):
+        write(root, "0/c/0")
+        with Seen(root) as seen:
+            found = seen.ready.look("0/c/0", os.stat(root / "0/c/0"), seen.wall_s + 0.3)
+            assert found.verdict == WAIT
+            assert 0 < found.again_s <= 0.3
+            write(root, "0/c/1")
+            assert seen.look("0/c/1", 0.6) == READY
+            assert seen.ready.probed == 1
 
     def test_a_name_that_grew_makes_it_in_place_for_good(self, root):
         write(root, "0/c/0", b"x")

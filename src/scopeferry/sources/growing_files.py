@@ -30,7 +30,9 @@ _NO_IDENTITY = fingerprint(0, 0)
 
 
 class Whole(Protocol):
-    """When is a file whole?"""
+    """When is a file whole? It may bear ``again_s``: in how many seconds a look at the one that was asked for last may
+    tell more, if that is to be before the next pass.
+    """
 
     def __call__(self, path: str, found: os.stat_result, now_s: float) -> str:
         """READY, WAIT (asked again) or IGNORE (a temporary name); `now_s` is ``time.time()``."""
@@ -189,7 +191,7 @@ class Files:
                 return
             self._signs.change()
             self._rounds.want(self._rounds.add(path), first=told)
-        elif found.st_mtime_ns != folder.mtime_ns or found.st_ino != folder.inode:
+        elif not folder.is_as(found, steady=self._steady):
             self._rounds.want(folder, first=True)
             if found.st_ino != folder.inode and folder.listed >= 0:
                 self._way.moved = True
@@ -253,6 +255,9 @@ class Files:
         look = self.looks.at(path, version)
         if look is not None:
             look.waits = True
+            again_s = getattr(self._whole, "again_s", 0.0)
+            if moved and 0 < again_s < self._rounds.scan_interval_s:
+                self.looks.schedule(path, look, time.monotonic() + again_s)
         else:
             moved = time.time() - version.mtime_ns / 1e9 < limits.SETTLES_S
             self._rounds.crowded.add(folder)

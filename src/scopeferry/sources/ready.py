@@ -36,7 +36,7 @@ LEASES = {"ext4", "xfs", "btrfs", "f2fs", "tmpfs"}
 LOOKS_APART_S = 0.5
 SETTLED_S, SETTLED_NETWORK_S = 2.0, 10.0  # of a file whose writer cannot be asked for
 #: A file whose own times say that it has been calm for so long needs no second look: by whether it can be probed.
-CALM_S, CALM_UNPROBED_S, NETWORK_CLOCK_S = 10.0, 60.0, 120.0
+CALM_S, CALM_UNPROBED_S, NETWORK_CLOCK_S = LOOKS_APART_S + 0.05, 60.0, 120.0  # (one clock tick more)
 OPEN_S = 3600.0  # who has a file open and did not change it for longer is no writer of this acquisition
 METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 MOST_METADATA = 256 << 20  # bytes; larger files are not metadata
@@ -168,6 +168,7 @@ class Readiness:
         self._folders: Folders | None = None
         self._anew_at = 0.0
         self.ending = False
+        self.again_s = 0.0
         self.unsure = False  # the last answer of `held` is to be asked for again
         self.probed = 0  # how often a lease was asked for
 
@@ -220,8 +221,9 @@ class Readiness:
     # -- a look at a file ----------------------------------------------------------------------------------------------
 
     def __call__(self, path: str, found: os.stat_result, now_s: float) -> str:
-        """The verdict alone; `now_s` is ``time.time()``."""
-        return self.look(path, found, now_s).verdict
+        """The verdict alone; `now_s` is ``time.time()``. `again_s` holds the rest of the answer."""
+        verdict, self.again_s = self.look(path, found, now_s)
+        return verdict
 
     def look(self, path: str, found: os.stat_result, now_s: float, clock_s: float | None = None) -> Look:
         """Is it whole? `found` is what was seen at `now_s` (``time.time()``); `clock_s` is ``time.monotonic()``."""
@@ -253,8 +255,9 @@ class Readiness:
         if whole and self.writer.index_last:
             return Look(READY)
         probes = self._may_probe(found)
-        if seen_s < LOOKS_APART_S and age_s < self._calm_s(probes=probes):
-            return Look(WAIT, LOOKS_APART_S - seen_s)
+        calm_s = self._calm_s(probes=probes)
+        if seen_s < LOOKS_APART_S and age_s < calm_s:
+            return Look(WAIT, min(LOOKS_APART_S - seen_s, calm_s - age_s))
         if whole is False:
             return Look(WAIT, LOOKS_APART_S)
         if age_s > OPEN_S and not self.disk.network:
