@@ -13,10 +13,10 @@ import pytest
 import scopeferry
 from scopeferry.testing.trees import differences, parts, random_bytes
 
-CHUNKS = 40
+CHUNKS = 24
 
 
-def write(root: Path, *, count: int = CHUNKS, pause_s: float = 0.03, between=None) -> None:
+def write(root: Path, *, count: int = CHUNKS, pause_s: float = 0.02, between=None) -> None:
     """A growing store, written as rename-writers do: a new folder now and then, and the marker last."""
     root.mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -56,6 +56,7 @@ def test_a_source_on_a_mount_that_grows_at_the_server(share, tmp_path):
     assert unlike(share.data / "run", tmp_path / "copy") == []
 
 
+@pytest.mark.parametrize("mounted", [pytest.param("samba", marks=pytest.mark.slow), "sftp"], indirect=True)
 def test_a_destination_on_a_mount(mounted, tmp_path):
     result = follow(tmp_path / "run", mounted.point / "copy", tmp_path / "run")
     assert result.exit_code == 0, told(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 
 import pytest
@@ -104,6 +105,22 @@ def test_four_shots_cost_two_copies(name, acquire, follow):
     assert found["copied"] + found["replaced"] <= 2 * 4 + 3
 
 
+@pytest.mark.parametrize("name", ["tensorstore", pytest.param("in place", marks=pytest.mark.slow)])
+def test_a_shard_in_two_calls_is_copied_when_it_is_whole_and_again_when_it_is_replaced(name, acquire, follow):
+    copy = follow()
+    with acquire(name) as acquisition, acquisition.watching(copy.dst):
+        acquisition.do(orders.array("0", LAYOUTS["v3-shards"]), orders.put("0", (0, 0, 0, 0), (1, 1, 64, 64), seed=1))
+        if name == "tensorstore":
+            wait_for(copy, "0/c/0/0/0/0")
+        else:
+            time.sleep(2)
+            assert not (copy.dst / "0/c/0/0/0/0").exists()
+        acquisition.do(orders.put("0", (0, 1, 0, 0), (1, 1, 64, 64), seed=2))
+        acquisition.writer.finish("complete")
+        target = copy.ends()
+    assert target["replaced"] == (name == "tensorstore")
+
+
 def test_a_well_that_appears_late(acquire, follow):
     wanted = list(orders.plate("0.5", rows="A", columns="12"))
     second = next(number for number, order in enumerate(wanted) if order["path"] == "A/2")
@@ -128,3 +145,60 @@ def test_files_and_folders_that_are_no_zarr(tmp_path, follow):
     (source / "config.json").write_text(json.dumps({"a": 1}))
     (source / "complete").touch()
     assert follow("--finish", "now").ends()["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "name", ["0/c/0/0/0/0.tmp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("notes.part", ".~notes"))]
+)
+def test_names_that_may_be_temporary_are_files_if_they_are_still_there_at_the_end(name, acquire, follow):
+    copy = follow()
+    with acquire("rename") as acquisition:
+        acquisition.do(*PATTERNS["full"]("0", LAYOUTS["v3"]), orders.file(name, "kept", how="in place"))
+        wait_for(copy, "0/c/3/1/0/0")
+        assert not (copy.dst / name).exists()
+        acquisition.writer.close()
+    copy.process.send_signal(signal.SIGINT)
+    copy.ends(130)
+    follow("--finish", "now").ends()
+    assert (copy.dst / name).read_text() == "kept"
+
+
+def away(root):
+    root.rename(root.with_name("elsewhere"))
+
+
+def back(root):
+    root.with_name("elsewhere").rename(root)
+
+
+@pytest.mark.slow
+def test_a_source_that_is_taken_away_for_a_while(acquire, follow, tmp_path):
+    copy = follow()
+    with acquire("rename") as acquisition:
+        first, *others = PATTERNS["full"]("0", LAYOUTS["v3"])
+        acquisition.do(first, *others[:2])
+        wait_for(copy, "0/c/1/1/0/0")
+        away(tmp_path / "a.zarr")
+        time.sleep(1.5)
+        assert copy.process.poll() is None
+        back(tmp_path / "a.zarr")
+        acquisition.do(*others[2:])
+        acquisition.writer.finish("complete")
+    target = copy.ends()
+    assert (target["stale"], target["extras"], target["arrays"][0]["written"]) == (0, 0, 8)
+
+
+def test_a_source_that_is_taken_away_for_longer_than_patience(acquire, follow, tmp_path):
+    copy = follow("--patience", "1s")
+    with acquire("rename") as acquisition:
+        acquisition.do(*PATTERNS["full"]("0", LAYOUTS["v3"]))
+        acquisition.writer.close()
+    wait_for(copy, "0/c/3/1/0/0")
+    away(tmp_path / "a.zarr")
+    target = copy.ends(75)
+    assert {problem["code"] for problem in target["problems"]} == {"SF-322"}
+    assert (copy.dst / "0/c/3/1/0/0").exists()
+    back(tmp_path / "a.zarr")
+    (tmp_path / "a.zarr/complete").touch()
+    target = follow().ends()
+    assert (target["copied"], target["stale"]) == (1, 0)

@@ -33,6 +33,28 @@ def test_dark_frames_are_not_missing(name, start, acquire, follow):
     assert counted((copy or follow()).ends()) == (6, 2, 0)
 
 
+@pytest.mark.parametrize("name", ["tensorstore", pytest.param("tensorstore-lockfile", marks=pytest.mark.slow)])
+def test_a_lock_that_came_and_went_left_an_empty_chunk(name, acquire, follow):
+    """In one folder for all chunks nothing else tells of it."""
+    copy = follow()
+    with acquire(name) as acquisition:
+        first, dark, *others = PATTERNS["dark"]("0", LAYOUTS["v2-flat"])
+        acquisition.do(first)
+        wait_for(copy, "0/.zarray")
+        acquisition.do(dark, *others)
+        acquisition.writer.finish("complete")
+    assert counted(copy.ends()) == (6, 2, 0)
+
+
+def test_an_empty_folder_of_an_aborted_run_tells_nothing(acquire, follow):
+    said = {"schema": 1, "state": "aborted", "arrays": {}}
+    with acquire("tensorstore-none") as acquisition:
+        acquisition.do(*PATTERNS["dark"]("0", LAYOUTS["v3"]), orders.file("complete.json", json.dumps(said)))
+        acquisition.writer.close()
+    target = follow().ends(6)
+    assert (target["state"], counted(target)) == ("aborted", (6, 0, 2))
+
+
 @pytest.mark.parametrize("name", ["tensorstore", "zarr", "in place"])
 @pytest.mark.parametrize("layout", ["v2-flat", pytest.param("v3", marks=pytest.mark.slow)])
 def test_dropped_frames_are_not_empty(name, layout, acquire, follow):
