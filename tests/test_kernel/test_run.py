@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -36,6 +36,15 @@ class Settled:
         return []
 
 
+class AtOnce(Executor):
+    """Has done everything when it is asked."""
+
+    def submit(self, function, /, *arguments):
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
 def test_it_settles_at_most_every_100_ms_and_at_least_every_2_s(monkeypatch):
     clock = SimpleNamespace(now=0.0)
 
@@ -47,8 +56,7 @@ def test_it_settles_at_most_every_100_ms_and_at_least_every_2_s(monkeypatch):
     monkeypatch.setattr(run, "time", clock)
     ledger = Settled(clock)
     tasks = (Nothing(str(number)) for number in range(500))
-    with ThreadPoolExecutor(2) as executor:
-        list(run.run([run.Line(tasks, ledger)], executor, slots=2, control=Control(), batch_items=1))
+    list(run.run([run.Line(tasks, ledger)], AtOnce(), slots=2, control=Control(), batch_items=1))
     assert sum(count for _, count in ledger.calls) == 500
     pauses = [after - before for (before, _), (after, _) in itertools.pairwise(ledger.calls)]
     assert min(pauses[:-1]) >= 0.1, "the last one need not wait"
