@@ -26,7 +26,7 @@ from scopeferry.kernel.digest import DEFAULT
 APPLICATION_ID = 0x5346_4A31  # "SFJ1"
 VERSION = 1
 PAGE = 1000  # rows read at a time, so that no read transaction stays open while items are settled
-ASKED_AT_ONCE = 16  # names in one question
+FEW_NAMES, MANY_NAMES = 8, 64  # in one question
 
 # States of a row. Below FAILED it is open: planned, and not known to be done.
 DONE = 0
@@ -297,9 +297,9 @@ class Journal:
             return {}
         found: dict[bytes, tuple[Any, ...]] = {}
         rest = iter(names)
-        while some := list(islice(rest, ASKED_AT_ONCE)):
-            if len(some) > 1:  # one text for any number of names: it is understood once
-                some += some[-1:] * (ASKED_AT_ONCE - len(some))
+        while some := list(islice(rest, MANY_NAMES)):
+            if len(some) > 1:  # few texts for any number of names: each is understood once
+                some += some[-1:] * ((FEW_NAMES if len(some) <= FEW_NAMES else MANY_NAMES) - len(some))
             marks = ",".join("?" * len(some))
             sql = f"SELECT {_COLUMNS} FROM items WHERE folder=? AND name IN ({marks})"
             found.update((row[0], row) for row in self._db.execute(sql, (folder, *some)))
