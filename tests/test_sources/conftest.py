@@ -21,11 +21,15 @@ def whole(path: str, found: os.stat_result, now_s: float) -> str:
     return WAIT if path.endswith(".slow") and not found.st_size else READY
 
 
+def temporary(path: str) -> bool:
+    return path.endswith(".tmp")
+
+
 def _growing(root, done, *, watch="scan", disk=None, **how) -> GrowingTree:
     facts = os.stat(root)
     source = TreeSource(str(root), disk or publish.disk(str(root)), identity=(facts.st_dev, facts.st_ino))
-    how = {"scan_interval_s": 0.02, "whole": whole, "rank": rank} | how
-    return GrowingTree(source, watch=watch, known=done, temporary=lambda path: path.endswith(".tmp"), **how)
+    how = {"scan_interval_s": 0.02, "whole": whole, "rank": rank, "temporary": temporary} | how
+    return GrowingTree(source, watch=watch, known=done, **how)
 
 
 @pytest.fixture(scope="session")

@@ -412,3 +412,22 @@ def test_a_wrong_watch_is_refused(root):
 
     with pytest.raises(UsageError, match="auto, scan or events"):
         GrowingTree(TreeSource(str(root), disk(str(root))), watch="always")
+
+
+@linux
+def test_a_name_that_no_listing_sees_tells_how_its_array_is_written(root, growing):
+    asked, done = set(), Done()
+
+    def temporary(path):
+        asked.add(path)
+        return path.endswith(".__lock")
+
+    with growing(root, done, watch="auto", temporary=temporary) as source:
+        follower = Follower(source, str(root), done)
+        put(root, "a/x")
+        follower.until(lambda: "a/x" in follower.copies)
+        with open(root / "a" / "y.__lock", "wb") as file:  # renamed before it is closed, as tensorstore does
+            os.rename(root / "a" / "y.__lock", root / "a" / "y")
+            file.write(b"y")
+        follower.until(lambda: "a/y" in follower.copies)
+    assert "a/y.__lock" in asked

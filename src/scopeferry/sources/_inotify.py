@@ -86,8 +86,6 @@ class Inotify:
             at += _HEAD.size
             name = block[at : at + length].rstrip(b"\0")
             at += length
-            if mask & CREATE and not mask & IS_FOLDER:
-                continue  # a file that was only begun
             yield Told(watch, mask, os.fsdecode(name))
 
     def close(self) -> None:

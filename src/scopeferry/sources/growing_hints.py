@@ -119,7 +119,9 @@ class Hints:
 
     def _take_name(self, folder: Folder, told: _inotify.Told, named: dict[Folder, set[str]]) -> None:
         is_folder = bool(told.mask & _inotify.IS_FOLDER)
-        if told.mask & _inotify.DELETE:
+        if told.mask & _inotify.CREATE and not is_folder:
+            self._temporary(folder.join(told.name))  # only begun: but its name tells how its array is written
+        elif told.mask & _inotify.DELETE:
             self._rounds.soon(folder)
             if not is_folder and self._temporary(folder.join(told.name)):
                 self._signs.went_away(folder, (told.name,))
