@@ -79,3 +79,27 @@ def test_at_most_three_batches_a_slot_are_in_flight():
     with Counting(2) as executor:
         list(run.run([run.Line(tasks, ledger)], executor, slots=2, control=Control(), batch_items=1))
     assert max(most) <= 6
+
+
+def test_what_little_there_is_to_do_is_shared_among_idle_workers_where_soon_counts():
+    sizes = []
+
+    class Waiting(Executor):
+        """Does nothing before it was given all that fits into the window."""
+
+        def __init__(self):
+            self.waits = []
+
+        def submit(self, function, /, *arguments):
+            sizes.append(len(arguments[0]))
+            future = Future()
+            self.waits.append((future, function, arguments))
+            if sum(sizes) == 40:
+                for one, do, given in self.waits:
+                    one.set_result(do(*given))
+            return future
+
+    tasks = [Nothing(str(number), size=1 << 20) for number in range(40)]
+    ledger = Settled(SimpleNamespace(now=0.0))
+    list(run.run([run.Line(iter(tasks), ledger)], Waiting(), slots=4, control=Control(), soon=True))
+    assert sizes == [2, 2, 2, 2, 16, 16]

@@ -112,7 +112,9 @@ class Live:
         items = 1 if any(target.sleep_time_s for target in self.targets) else BATCH_ITEMS
         workers = self.settings.workers
         with ThreadPoolExecutor(workers, "scopeferry", be_gentle, (self.settings.gentle,)) as executor:
-            for event in run(lines, executor, slots=workers, control=Control(), batch_items=items, tick_s=IDLE_S):
+            for event in run(
+                lines, executor, slots=workers, control=Control(), batch_items=items, tick_s=IDLE_S, soon=True
+            ):
                 yield from self._told()
                 if event is None:
                     yield None

@@ -24,6 +24,7 @@ from scopeferry.kernel.task import Control, Failure, Outcome, Task
 
 BATCH_BYTES = 16 << 20
 BATCH_ITEMS = 64
+SOON_BYTES, SOON_ITEMS = 2 << 20, 16  # of a batch while workers are idle, where soon counts more than many
 WINDOW_ITEMS = 200_000
 SETTLE_S = 0.25
 SOONEST_S = 0.1  # between two transactions, where nothing is in flight that could join the next
@@ -62,13 +63,17 @@ def run(
     batch_items: int = BATCH_ITEMS,
     retries: int = 0,
     tick_s: float = TICK_S,
+    soon: bool = False,
 ) -> Iterator[Event | None]:
     """Run all tasks of all lines; yields what happened, and ``None`` as a tick at least every `tick_s`.
+
+    ``soon``: what little there is to do is shared among workers that are idle; one batch would flush and prove all of
+    it before the first bears its name.
 
     Items that failed as retryable are tried `retries` times more, at the end. When `control` is stopped no new batch
     goes out, what is in flight comes back and is settled. Raises what a ledger raises; never raises for an item.
     """
-    runner = _Runner(executor, slots, control, batch_bytes, batch_items, tick_s)
+    runner = _Runner(executor, slots, control, batch_bytes, batch_items, tick_s, soon=soon)
     again: list[tuple[Line, Task]] = []
     for round_ in range(retries + 1):
         active = deque(lines) if round_ == 0 else deque(_lines_of(again))
@@ -102,10 +107,19 @@ def run_batch(tasks: Sequence[Task], control: Control) -> list[Outcome | Failure
 
 class _Runner:
     def __init__(
-        self, executor: Executor, slots: int, control: Control, batch_bytes: int, batch_items: int, tick_s: float
+        self,
+        executor: Executor,
+        slots: int,
+        control: Control,
+        batch_bytes: int,
+        batch_items: int,
+        tick_s: float,
+        *,
+        soon: bool = False,
     ) -> None:
         self.executor, self.slots, self.control = executor, slots, control
         self.batch_bytes, self.batch_items, self.tick_s = batch_bytes, batch_items, tick_s
+        self.soon = soon
         self.done: SimpleQueue[tuple[Line, list[Task], Future[Any]]] = SimpleQueue()
         self.batches = self.items = 0
         self.kept: dict[int, Task] = {}  # id(line) -> a task that did not fit into its last batch
@@ -148,6 +162,9 @@ class _Runner:
     def _next_batch(self, line: Line) -> tuple[list[Task], bool]:
         batch: list[Task] = []
         size = 0
+        most, most_bytes = self.batch_items, self.batch_bytes
+        if self.soon and self.batches < self.slots:
+            most, most_bytes = min(most, SOON_ITEMS), min(most_bytes, SOON_BYTES)
         kept = self.kept.pop(id(line), None)
         while True:
             task = kept if kept is not None else next(line.tasks, line)
@@ -158,12 +175,12 @@ class _Runner:
                 return batch, False
             assert not isinstance(task, Line)
             work = task.size or 0
-            if batch and (size + work > self.batch_bytes or type(task) is not type(batch[0])):
+            if batch and (size + work > most_bytes or type(task) is not type(batch[0])):
                 self.kept[id(line)] = task
                 return batch, False
             batch.append(task)
             size += work
-            if len(batch) >= self.batch_items or size >= self.batch_bytes:
+            if len(batch) >= most or size >= most_bytes:
                 return batch, False
 
     def _collect(self, again: list[tuple[Line, Task]] | None) -> bool:
