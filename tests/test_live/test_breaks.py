@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from scopeferry.cli.main import main
+from scopeferry.copying.listed import ListedFiles
 from scopeferry.copying.target import Target
 from scopeferry.jobs.live import Live
+from scopeferry.kernel.publish import disk
+from scopeferry.kernel.task import Control
+from scopeferry.sources.tree import TreeSource
 from scopeferry.testing.accidents import Store, codes, named
 from scopeferry.testing.trees import differences
 
@@ -80,3 +86,23 @@ def test_a_destination_that_can_never_be_is_not_called_gone(name, store, started
     store.finish()
     found = started(to=tmp_path / name).end()
     assert (found["exit_code"], codes(found)) == (1, {"SF-301"})
+
+
+@pytest.mark.parametrize("name", ["../beside", "/etc/hostname"])
+def test_a_list_that_names_what_lies_elsewhere_declares_nothing(name, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (tmp_path / "beside").touch()
+    (source / "own").touch()
+    names = tmp_path / "list"
+    with ListedFiles(TreeSource(str(source), disk(str(source))), Control()) as listed:
+        names.write_text(f"own\n{source}/own\n")
+        assert listed(str(names)).satisfied
+        names.write_text(f"own\n{name}\n")
+        assert listed(str(names)).absent == [name]
+
+
+def test_a_list_that_is_a_pipe_holds_nothing_up(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with ListedFiles(TreeSource(str(tmp_path), disk(str(tmp_path))), Control()) as listed:
+        assert not listed(str(tmp_path / "pipe")).there

@@ -57,7 +57,7 @@ class ListedFiles:
         return Listed(file, total=len(wanted), absent=absent[:SHOWN])
 
     def _wanted(self, path: str) -> _Wanted | None:
-        version = _version(path)
+        version = _version(path) if os.path.isfile(path) else None  # who opens a pipe may wait for ever
         if version is None:
             self._lists.pop(path, None)
             return None
@@ -70,10 +70,11 @@ class ListedFiles:
         return known[1]
 
     def _is_there(self, path: str, digest: tuple[str, bytes] | None) -> bool:
-        version = _version(os.path.join(self._source.root, path))
-        if version is None or digest is None:
+        inside = self._inside(path)
+        version = None if inside is None else _version(os.path.join(self._source.root, inside))
+        if inside is None or version is None or digest is None:
             return version is not None
-        key = (path, digest[1])
+        path, key = inside, (inside, digest[1])
         known = self._equal.get(key)
         if known is not None and known[0] == version:
             return known[1]
@@ -84,6 +85,13 @@ class ListedFiles:
                 self._thread = threading.Thread(target=self._read_all, name="scopeferry-listed", daemon=True)
                 self._thread.start()
         return False
+
+    def _inside(self, path: str) -> str | None:
+        """The path relative to the source; None outside of it: what lies there says nothing of the source."""
+        if not os.path.isabs(path) and os.pardir not in path:
+            return path
+        inside = os.path.relpath(os.path.join(self._source.root, path), self._source.root)
+        return None if inside.split(os.sep)[0] == os.pardir else inside
 
     def _read_all(self) -> None:
         while (wanted := self._queue.get()) is not None and not self._control.stopped:
