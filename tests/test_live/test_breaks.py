@@ -10,25 +10,32 @@ from scopeferry.cli.main import main
 from scopeferry.copying.listed import ListedFiles
 from scopeferry.copying.target import Target
 from scopeferry.jobs.live import Live
+from scopeferry.jobs.target_run import TargetRun
 from scopeferry.kernel.publish import disk
 from scopeferry.kernel.task import Control
 from scopeferry.sources.tree import TreeSource
+from scopeferry.sources.watched import Ending, Watched
 from scopeferry.testing.accidents import Store, codes, named
 from scopeferry.testing.trees import differences
 
 
-def test_a_marker_that_is_taken_away_during_the_last_walk(store, tmp_path):
+def test_a_marker_that_is_taken_away_during_the_last_walk(store, tmp_path, monkeypatch):
     store.put(0, 1)
     store.finish()
     copy, taken, back = tmp_path / "copy", False, False
+    is_over = TargetRun._is_over
+
+    def look(run, *, walked_s=None):
+        nonlocal taken
+        if walked_s is not None and not taken:
+            (store.root / "complete").unlink()
+            taken = True
+        return is_over(run, walked_s=walked_s)
+
+    monkeypatch.setattr(TargetRun, "_is_over", look)
     with Live([Target(str(store.root), str(copy))]) as job:
         for _ in job:
-            running = job.follows[0].running
-            if not taken and running is not None and running.closing:
-                (store.root / "complete").unlink()
-                taken = True
-            elif taken and not back and not running.closing:
-                assert running.growing.tree.markers == {}
+            if taken and not back:
                 store.put(2)
                 store.finish()
                 back = True
@@ -106,3 +113,37 @@ def test_a_list_that_is_a_pipe_holds_nothing_up(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with ListedFiles(TreeSource(str(tmp_path), disk(str(tmp_path))), Control()) as listed:
         assert not listed(str(tmp_path / "pipe")).there
+
+
+def test_what_stood_in_the_way_for_a_while_is_no_failure(store, tmp_path):
+    store.put(0, 1)
+    copy, step = tmp_path / "copy", 0
+    with Live([Target(str(store.root), str(copy))]) as job:
+        for _ in job:
+            [standing] = job.standings()
+            if step == 0 and (copy / "1.0").exists():
+                store.path(1).unlink()
+                store.path(1).mkdir()
+                (store.path(1) / "x").touch()
+                step = 1
+            elif step == 1 and standing.failed:
+                (store.path(1) / "x").unlink()
+                store.path(1).rmdir()
+                store.put(1)
+                store.finish()
+                step = 2
+    assert (step, job.result.exit_code, job.result.failed) == (2, 0, 0), job.result.problems
+    assert not differences(store.root, copy)
+
+
+def test_a_time_of_the_future_is_no_pause(store, tmp_path):
+    store.put(0, 1)
+    os.utime(store.path(1), (2**33, 2**33))
+    source = TreeSource(str(store.root), disk(str(store.root)))
+    with Watched(source, Ending(), watch="scan") as watched:
+        for found in watched.items():
+            if found is not None:
+                watched.settled(found.path)
+            elif watched.tree.walk is not None and watched.tree.drained:
+                break
+        assert watched.facts().gap_s < 3600

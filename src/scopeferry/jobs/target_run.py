@@ -27,6 +27,7 @@ from scopeferry.copying.listed import ListedFiles
 from scopeferry.copying.order import Order
 from scopeferry.copying.target import LiveSettings, Target
 from scopeferry.errors import Failed, Refused, ScopeferryError, UsageError
+from scopeferry.jobs.result import MAX_PROBLEMS
 from scopeferry.jobs.transfer import NOTE_S, TransferJob
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.events import Event
@@ -55,6 +56,7 @@ SOURCE = "source"  # what is waited for where it is away
 WRITE_ERROR = "SF-211"
 TOUCHED = ("copied", "adopted", "checked", "replaced", "repaired", "failed")
 MOVING = {"SF-201", "SF-202", "SF-203", "SF-204", "SF-205"}  # of a source in use: looked at again, not failed
+IN_THE_WAY = {"SF-502", "SF-504"}  # a file became a folder, or the reverse: a writer may go back on that, too
 
 Step = Any  # a task, an event, or None
 
@@ -77,6 +79,7 @@ class TargetRun(TransferJob):
         self.had = 0  # items that earlier runs have done
         self.truth: dict[str, ArrayTruth] = {}
         self.result.details.update(name=aim.name, stale=0, healed=0)
+        self.in_the_way: dict[str, Failure] = {}  # what something of another kind kept from being copied, by path
         self.declared = ""  # who said that it is over
         self.growing: Watched | None = None
         self.ledger: CopyLedger | None = None
@@ -182,7 +185,7 @@ class TargetRun(TransferJob):
             arrays=bool(truth),
             missing=sum(array["missing"] for array in truth),
             empty=sum(array["empty"] for array in truth),
-            failed=result.failed,
+            failed=result.failed + len(self.in_the_way),
         )
 
     def _snapshot(self) -> dict[str, Any]:
@@ -199,12 +202,25 @@ class TargetRun(TransferJob):
         return f"at most {size(pace.rate)}/s ({pace.cause})"
 
     def _looks_again(self, task: Any, answer: Any) -> bool:
-        """A source in use moves, and servers come back bit by bit: such an item is judged by the walk at the end."""
+        """A source in use moves, servers come back, what stood in the way goes: such an item is judged at the end."""
         assert self.growing is not None
         if isinstance(answer, Failure):
             self.growing.tree.again(task.key, failed=answer.code != "SF-201")
-            return not self.closing and (answer.code in MOVING or (answer.code == WRITE_ERROR and self._is_far()))
+            if self.closing:
+                return False
+            if answer.code in IN_THE_WAY and len(self.in_the_way) < MAX_PROBLEMS:
+                self.in_the_way[task.key] = answer
+                self._unplan(task)
+                return True
+            return answer.code in MOVING or (answer.code == WRITE_ERROR and self._is_far())
+        self.in_the_way.pop(task.key, None)
         return False
+
+    def _unplan(self, task: Any) -> None:
+        """Forget what was only planned: the walk at the end plans it anew, if it is still there."""
+        if self.journal is not None and task.row.state == states.JUDGE:
+            self.journal.forget(os.fsencode(task.key)[: -len(task.row.name)], [task.row.name])
+            self.journal.commit()
 
     def _is_far(self) -> bool:
         """Does the copy lie on a server?"""
@@ -457,6 +473,8 @@ class TargetRun(TransferJob):
 
     def _end(self, journal: Journal, rec: record.Record) -> None:
         """As in `transfer`, with the verdict and the evidence for it."""
+        for path, answer in self.in_the_way.items():  # no walk has come to judge them
+            self.result.add(answer.code, path, answer.message, answer.hint)
         decision, growing, details = self.decision, self.growing, self.result.details
         if growing is not None and decision is not None:
             self._keep_at = 0.0
@@ -516,6 +534,7 @@ class TargetRun(TransferJob):
         stale: set[bytes] = set()
         yield from self._land()
         self.closing = True
+        self.in_the_way.clear()  # the walks will tell
         try:
             for number in range(WALKS):
                 yield from self._land()

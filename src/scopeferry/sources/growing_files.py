@@ -202,7 +202,7 @@ class Files:
         if seen.first or version not in (seen.before, latest):
             self._signs.note_file(path, seen.found)
             if rank == CHUNK and stat.S_ISREG(seen.found.st_mode):
-                self._signs.gaps.add(seen.found.st_mtime_ns)
+                self._signs.gaps.add(min(seen.found.st_mtime_ns, time.time_ns()))  # one of the future is no pause
         look = self.looks.by_path.get(path)
         moved = look is None or look.version != version
         if rank == METADATA:
