@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from scopeferry.cli.main import main
 from scopeferry.copying.listed import ListedFiles
 from scopeferry.copying.target import Target
+from scopeferry.jobs.inspect import inspect
 from scopeferry.jobs.live import Live
 from scopeferry.jobs.target_run import TargetRun
 from scopeferry.kernel.publish import disk
@@ -147,3 +149,27 @@ def test_a_time_of_the_future_is_no_pause(store, tmp_path):
             elif watched.tree.walk is not None and watched.tree.drained:
                 break
         assert watched.facts().gap_s < 3600
+
+
+def test_a_source_that_comes_as_a_file_is_no_folder_to_follow(tmp_path):
+    """Nor is the folder that it lies in followed in its place."""
+    (tmp_path / "beside").touch()
+    source = tmp_path / "later"
+    with Live([Target(str(source), str(tmp_path / "copies" / "later"))]) as job:
+        for _ in job:
+            if job.standings()[0].state == "waiting":
+                source.touch()
+    assert (job.result.exit_code, job.result.targets[0].codes) == (2, {"SF-118"})
+    assert not (tmp_path / "copies").exists()
+
+
+def test_a_grid_of_more_chunks_than_can_be_counted(tmp_path):
+    metadata = {
+        "zarr_format": 3, "node_type": "array", "shape": [10**11, 10**10], "data_type": "uint8", "fill_value": 0,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 1]}},
+        "chunk_key_encoding": {"name": "default"}, "codecs": [{"name": "bytes"}],
+    }  # fmt: skip
+    (tmp_path / "zarr.json").write_text(json.dumps(metadata))
+    (tmp_path / "complete").touch()
+    [array] = inspect(tmp_path).details["arrays"]
+    assert array["missing"] == 10**21

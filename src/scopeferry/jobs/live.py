@@ -208,6 +208,8 @@ class _Follow:
                     yield None
                 looked = time.monotonic()
             self.control.check()
+            if looked:  # only now is it known what it is, and where
+                check([self.aim])
             running = TargetRun(self.aim, self.settings, self.control)
             yield from self._mounted(running)
             running.writer, running.pace, running.declared = self.writer, self.pace, self._declared

@@ -112,8 +112,8 @@ class ArrayTruth:
             "grid": None if self.grid is None else list(self.grid),
             "unit": self.unit,
             "written": self.written,
-            "empty": len(self.empty),
-            "missing": len(self.missing),
+            "empty": self.empty.total,
+            "missing": self.missing.total,
             "missing_ranges": list(self.missing_ranges),
         }
 

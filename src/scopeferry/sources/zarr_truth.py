@@ -196,8 +196,16 @@ class Chunks(Sequence[Index]):
         """No chunk."""
         return cls(States(), (WRITTEN,), (0,), 0)
 
+    @property
+    def total(self) -> int:
+        """How many, also where that is more than ``len`` may say."""
+        return self._count
+
     def __len__(self) -> int:
         return self._count
+
+    def __bool__(self) -> bool:
+        return self._count > 0
 
     def __iter__(self) -> Iterator[Index]:
         for first, behind in self.runs():
