@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -173,3 +174,24 @@ def test_a_grid_of_more_chunks_than_can_be_counted(tmp_path):
     (tmp_path / "complete").touch()
     [array] = inspect(tmp_path).details["arrays"]
     assert array["missing"] == 10**21
+
+
+def test_a_folder_that_came_and_went_is_no_failure(store, tmp_path, monkeypatch):
+    """Its file was planned, and vanished with it."""
+    store.put(0)
+    passing, planned = store.root / "passing", TargetRun._planned
+
+    def plan(run, journal, order, ready):
+        tasks = list(planned(run, journal, order, ready))
+        if any(task.key == "passing/a" for task in tasks):
+            shutil.rmtree(passing)
+            store.finish()
+        return iter(tasks)
+
+    monkeypatch.setattr(TargetRun, "_planned", plan)
+    with Live([Target(str(store.root), str(tmp_path / "copy"))]) as job:
+        for _ in job:
+            if (tmp_path / "copy" / "0.0").exists() and not passing.exists() and not (store.root / "complete").exists():
+                passing.mkdir()
+                (passing / "a").touch()
+    assert (job.result.exit_code, job.result.problems) == (0, [])

@@ -210,9 +210,10 @@ class TargetRun(TransferJob):
                 return False
             if answer.code in IN_THE_WAY and len(self.in_the_way) < MAX_PROBLEMS:
                 self.in_the_way[task.key] = answer
-                self._unplan(task)
-                return True
-            return answer.code in MOVING or (answer.code == WRITE_ERROR and self._is_far())
+            elif not (answer.code in MOVING or (answer.code == WRITE_ERROR and self._is_far())):
+                return False
+            self._unplan(task)
+            return True
         self.in_the_way.pop(task.key, None)
         return False
 
