@@ -105,7 +105,7 @@ class InspectJob:
         if now >= self._say_at and now - began < self.wait_s:
             self._say_at = now + SAID_S
             self.control.waiting = f"end of the source: {printable(to_end(decision))}"
-        asking = watched.asking and now - began <= SETTLES_S
+        asking = watched.asking and now - began <= 2 * SETTLES_S
         return not (tree.walking or asking or now - began < self.wait_s)
 
     def _say(self, watched: Watched) -> None:
