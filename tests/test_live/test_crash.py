@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -182,6 +183,26 @@ def test_killed_again_and_again_while_it_is_written(acquire, started, tmp_path, 
         (acquisition.root / "complete").touch()
         started(of=acquisition).ends()
     assert_same(acquisition.root, copy)
+
+
+def test_killed_before_it_was_noted_and_then_rewritten(store, started, tmp_path):
+    """What stands there is an earlier version that no record knows: it is ours, and no conflict."""
+    code = (
+        "import os, sys; from scopeferry.cli.main import main; from scopeferry.testing.steps import Steps, path_of\n"
+        "def kill(fd): os.kill(os.getpid(), 9)\n"
+        "with Steps() as steps:\n"
+        "    steps.before('flush_folder', kill, when=lambda fd: '0.0' in os.listdir(path_of(fd))); sys.exit(main())"
+    )
+    store.put(0)
+    run = started(command=(sys.executable, "-c", code, "live"))
+    assert run.process.wait(timeout=60) == KILLED
+    first = store.path(0).read_bytes()
+    assert (run.destination / "0.0").read_bytes() == first
+    assert "0.0" not in claims(run.records)
+    store.put(0)
+    store.finish()
+    started().ends()
+    assert [path.read_bytes() for path in run.records.glob("set_aside/*/0.0")] == [first]
 
 
 # -- at calls ----------------------------------------------------------------------------------------------------------

@@ -383,8 +383,10 @@ class _Comparison:
             raise self.order.store.translated(error, self.stored) from error
 
     def _foreign(self, there: Mark, found: bytes | None) -> tuple[Upload, dict[str, Any]]:
-        """Other content stands there, and we did not put it there."""
+        """Other content stands there, and we did not put it there; but for a version that a killed run published."""
         policy = self.order.policy
+        if self.order.tends and there.mtime_ns == self.row.stored_mtime_ns:
+            return self._upload(there, "replaced", was=self._hex(found), heal=True)
         if policy == "refuse" or self.task.beside is not None:
             raise Refused(
                 f"other content stands at the destination: {printable(self.key)}", code="SF-501", path=self.key

@@ -641,7 +641,9 @@ def _merged(new: Row, old: tuple[Any, ...] | None) -> Row:
             state=states.CHECK, stored=row.stored, stored_mtime_ns=row.stored_mtime_ns, digest=row.digest,
             recipe=row.recipe,
         )  # fmt: skip
-    return new
+    if row.open and not seems_same:  # an earlier version was about to be published: that may stand there
+        return new._replace(stored_mtime_ns=row.mtime_ns)
+    return new._replace(stored_mtime_ns=row.stored_mtime_ns)
 
 
 def _as_transfer(aim: Target, settings: LiveSettings) -> TransferSettings:
