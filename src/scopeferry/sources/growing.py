@@ -91,7 +91,7 @@ class GrowingTree:
         self._hints = Hints(self._rounds, self._signs, self._files.is_temporary)
         self._listings = Listings(
             self._files, self._out, self._way, self._rounds, self._signs, self._hints,
-            trusted=disk.type in limits.TRUSTED,
+            trusted=disk.type in limits.TRUSTED, steady=disk.steady,
         )  # fmt: skip
         self._begun = False
         self._work_at = 0.0

@@ -8,6 +8,7 @@ another: a check that finds nothing schedules, a listing schedules when it ends,
 from __future__ import annotations
 
 import heapq
+import os
 import time
 from collections import deque
 from collections.abc import Sized
@@ -19,13 +20,13 @@ class Folder:
     """A folder: when it was listed, and what that told."""
 
     __slots__ = (
-        "changed", "due", "empty", "inode", "listed", "marker", "missing", "mtime_ns", "path", "relist", "temporary",
-        "told", "unread", "wanted", "watch",
+        "changed", "ctime_ns", "due", "empty", "inode", "listed", "marker", "missing", "mtime_ns", "path", "relist",
+        "temporary", "told", "unread", "wanted", "watch",
     )  # fmt: skip
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.mtime_ns = self.inode = 0
+        self.mtime_ns = self.ctime_ns = self.inode = 0
         self.watch = -1
         self.changed = self.due = 0.0
         self.listed = -1.0  # when the last good listing began
@@ -33,6 +34,12 @@ class Folder:
         self.missing: set[str] | None = None  # lacked by the last listing
         self.told: set[str] | None = None  # said to be gone
         self.temporary: set[str] | None = None
+
+    def is_as(self, found: os.stat_result, *, steady: bool) -> bool:
+        """Is it as it was listed? Where change times are evidence (`steady`) a time that was put back does not hide."""
+        if found.st_mtime_ns != self.mtime_ns or found.st_ino != self.inode:
+            return False
+        return not steady or found.st_ctime_ns == self.ctime_ns
 
     def join(self, name: str) -> str:
         """The path of a name in it."""

@@ -47,10 +47,19 @@ class Listings:
     """Checks and lists folders, a little with each call: `check_some`, `advance` and `read_backlog`."""
 
     def __init__(
-        self, files: Files, out: Outbox, way: Way, rounds: Rounds, signs: Signs, hints: Hints, *, trusted: bool
+        self,
+        files: Files,
+        out: Outbox,
+        way: Way,
+        rounds: Rounds,
+        signs: Signs,
+        hints: Hints,
+        *,
+        trusted: bool,
+        steady: bool,
     ) -> None:
         self._files, self._out, self._way, self._rounds = files, out, way, rounds
-        self._signs, self._hints, self._trusted = signs, hints, trusted
+        self._signs, self._hints, self._trusted, self._steady = signs, hints, trusted, steady
         self._known = files.known
         self.active: deque[Iterator[None]] = deque()
         self.backlog: Iterator[None] | None = None
@@ -119,7 +128,7 @@ class Listings:
             above = self._rounds.above(folder.path)
             if above is not None:
                 self._rounds.want(above)
-        elif folder.relist or not self._trusted or found.st_mtime_ns != folder.mtime_ns or found.st_ino != folder.inode:
+        elif folder.relist or not self._trusted or not folder.is_as(found, steady=self._steady):
             self._rounds.want(folder, first=True)
         else:
             self._rounds.schedule_calm(folder, now)
@@ -215,11 +224,12 @@ class Listings:
         """A listing that has seen everything: what does it lack, and when is the next?"""
         facts, names = listing.facts, listing.names
         first = folder.listed < 0
-        if first or facts.st_mtime_ns != folder.mtime_ns:
+        if first or not folder.is_as(facts, steady=self._steady):
             age = max(0.0, (listing.wall_ns - facts.st_mtime_ns) / 1e9) if first else 0.0
             folder.changed = listing.began - age
             self._signs.note(facts)
-        folder.mtime_ns, folder.inode, folder.listed = facts.st_mtime_ns, facts.st_ino, listing.began
+        folder.mtime_ns, folder.ctime_ns, folder.inode = facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino
+        folder.listed = listing.began
         self._signs.readable(folder.path)
         if names is not None:
             folder.empty = not names - (folder.temporary or set())
@@ -230,7 +240,8 @@ class Listings:
         if folder.marker:
             self._unmark(folder, names)
         self._find_gone(folder, listing)
-        if abs(listing.wall_ns - facts.st_mtime_ns) < TICK_NS or folder.missing:
+        times = (facts.st_mtime_ns, facts.st_ctime_ns) if self._steady else (facts.st_mtime_ns,)
+        if folder.missing or any(abs(listing.wall_ns - at) < TICK_NS for at in times):
             folder.relist = True
         self._rounds.schedule_listed(folder, listing.took)
 
