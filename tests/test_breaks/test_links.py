@@ -101,3 +101,14 @@ def test_all_names_of_somebodys_work_are_replaced(program, edited):
     assert program.run("transfer", src, dst, "--on-conflict", "replace")["exit_code"] == 0
     assert [(dst / name).read_bytes() for name in "no"] == [b"same" * 1000] * 2
     assert len(inodes(dst)) == 1
+
+
+def test_two_names_of_somebodys_inode_are_replaced_by_two_files(program, sides):
+    src, dst = sides
+    for name in "ab":
+        write(src / name, name.encode() * 1000)
+    dst.mkdir()
+    write(dst / "a", b"work" * 1000)
+    os.link(dst / "a", dst / "b")
+    assert program.run("transfer", src, dst, "--on-conflict", "replace", "--workers", "1")["exit_code"] == 0
+    assert [(dst / name).read_bytes()[:1] for name in "ab"] == [b"a", b"b"]

@@ -156,7 +156,7 @@ def _judged_now(task: CopyItem, control: Control) -> CopyItem | None:
     order, row = task.order, task.row
     if row.state in {states.CHECK, *states.CHECK_ONE}:
         return replace(task, row=row._replace(state=states.CHECK))
-    if row.state in {states.COPY, states.REPLACE}:
+    if row.state in {states.COPY, states.REPLACE} or (row.state == states.JUDGE and order.policy == "replace"):
         return replace(task, row=row._replace(state=states.JUDGE))
     if row.state != states.JUDGE or row.kind != states.FILE or order.policy != "keep-both" or task.beside is not None:
         return None
