@@ -1,6 +1,7 @@
 """Hard links that are made, undone or planted on either side after the copy."""
 
 import os
+import shutil
 
 import pytest
 
@@ -112,3 +113,25 @@ def test_two_names_of_somebodys_inode_are_replaced_by_two_files(program, sides):
     os.link(dst / "a", dst / "b")
     assert program.run("transfer", src, dst, "--on-conflict", "replace", "--workers", "1")["exit_code"] == 0
     assert [(dst / name).read_bytes()[:1] for name in "ab"] == [b"a", b"b"]
+
+
+def test_a_name_that_follows_one_which_follows_another_is_healed(program, sides, state):
+    src, dst = sides
+    (src / "e").mkdir()
+    write(src / "z")
+    assert program.run("transfer", src, dst)["exit_code"] == 0
+    write(src / "n", b"other")
+    for name in ("b", "e/g"):
+        os.link(src / "z", src / name)
+    shutil.rmtree(state)
+    assert program.run("transfer", src, dst)["exit_code"] == 0  # recorded: both follow z
+    (dst / "n").rename(dst / "x")
+    (dst / "e/g").rename(dst / "n")
+    (dst / "x").rename(dst / "e/g")
+    assert program.run("transfer", src, dst)["exit_code"] == 5  # recorded: z follows b
+    with open(dst / "b", "r+b") as file:
+        file.write(b"edit")
+    os.utime(dst / "b", (1_000_000_000, 1_000_000_000))
+    found = program.run("repair", src, dst)
+    assert (found["exit_code"], found["failed"]) == (0, 0)
+    assert program.run("verify", dst)["exit_code"] == 0

@@ -182,7 +182,7 @@ class Plan:
 
     def _twin_folder(self, there: Folders, stored_path: str, path: str, facts: os.stat_result) -> Any:
         twin = there.open(stored_path)
-        if self.is_same(facts, system.folder_stat(twin)):
+        if self.only is None and self.is_same(facts, system.folder_stat(twin)):  # one file may be copied beside itself
             raise Refused(_CONFLICTS["SF-507"].format(printable(path)), code="SF-507", path=path)
         return twin
 

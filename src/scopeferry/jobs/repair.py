@@ -131,8 +131,7 @@ class RepairJob(Job):
         self, expected: Expected, order: Order, ledger: RepairLedger, working: list[str]
     ) -> Iterator[Event | None]:
         """Files by the digest that they are known by, then hard links, then folders."""
-        files = [Line(repair_tasks(expected, order, name, self.control), ledger) for name in working]
-        for lines in (files, [Line(relink_tasks(expected, order, self.control), ledger)]):
+        for lines in self._lines(expected, order, ledger, working):
             for event in self.work(lines, order.store.disk, order.source.disk):
                 if event is not None and event.kind == "failed":
                     self.result.add(event.data["code"], event.path, event.data["message"], event.data.get("hint", ""))
@@ -146,6 +145,16 @@ class RepairJob(Job):
             if problem is not None:
                 self.result.add("SF-210", path, problem)
             yield None
+
+    def _lines(
+        self, expected: Expected, order: Order, ledger: RepairLedger, working: list[str]
+    ) -> Iterator[list[Line]]:
+        """Files; then hard links, again as long as more become right: the name that one follows may be one itself."""
+        yield [Line(repair_tasks(expected, order, name, self.control), ledger) for name in working]
+        before, left = -1, expected.count_of(BAD)
+        while left not in {0, before} and not self.control.stopped:
+            yield [Line(relink_tasks(expected, order, self.control), ledger)]
+            before, left = left, expected.count_of(BAD)
 
     def _end(self, expected: Expected, ledger: RepairLedger, rec: record.Record) -> None:
         result = self.result
@@ -163,6 +172,10 @@ class RepairJob(Job):
     def _verdict(self, expected: Expected) -> None:
         result = self.result
         result.failed = expected.count_of(OFF, BAD)
+        if result.failed and result.ok:  # nothing has failed, and yet it is not right: never 0
+            for item in expected.items(OFF, BAD):
+                path = os.fsdecode(item.path)
+                result.add("SF-214", path, f"still wrong: {printable(path)}")
         found = result.details["found_wrong"]
         result.details["verdict"] = (
             f"nothing to repair: {count(result.verified)} read back and equal to the manifest"
