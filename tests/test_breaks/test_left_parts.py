@@ -4,7 +4,7 @@ import shutil
 
 
 def left_in(folder):
-    return sorted(path.name for path in folder.rglob(".sf-*"))
+    return sorted(path.name for path in folder.rglob(".sf-*.part"))
 
 
 def test_beside_a_single_file(program, tmp_path):

@@ -213,4 +213,8 @@ def test_what_changed_in_looked_at_folders_is_done_like_any_other(tree, state, t
     (dst / folders[0].name / "1.tif").unlink()
     assert same(tree, dst)
     again = ferry(tree, dst)
-    assert (again["returncode"], again["replaced"], again["copied"], again["repaired"]) == (0, 0, 0, 0)
+    assert (again["replaced"], again["copied"], again["repaired"]) == (0, 0, 0)
+    assert (again["returncode"], {problem["path"] for problem in again["problems"]}) == (
+        3,
+        {f"{folders[0].name}/1.tif"},
+    )
