@@ -55,12 +55,15 @@ def last_line(envelope: Mapping[str, Any]) -> str:
     return GAP.join(part for part in [*parts, papers] if part)
 
 
+OVER = ("finished", "aborted", "unknown")  # states of an acquisition that has ended
+
+
 def _ended(envelope: Mapping[str, Any]) -> str:
     """Why `live` takes it for over: ``finished on marker: complete``, or how many of its targets ended how."""
     targets: list[Any] = envelope.get("targets") or []
     if envelope.get("state") == "planned":
         return ""
-    if len(targets) == 1 and targets[0].get("evidence"):
+    if len(targets) == 1 and targets[0].get("evidence") and targets[0]["state"] in OVER:
         strongest = targets[0]["evidence"][0]
         detail = f": {printable(strongest['detail'])}" if strongest.get("detail") else ""
         return f"{targets[0]['state']} on {strongest['kind']}{detail}"
