@@ -135,3 +135,17 @@ def test_a_name_that_follows_one_which_follows_another_is_healed(program, sides,
     found = program.run("repair", src, dst)
     assert (found["exit_code"], found["failed"]) == (0, 0)
     assert program.run("verify", dst)["exit_code"] == 0
+
+
+def test_a_name_is_never_linked_to_another_version_than_its_own(program, sides):
+    src, dst = sides
+    long = "z" * 250  # no room for a name beside it
+    write(src / "a")
+    os.link(src / "a", src / long)
+    assert program.run("transfer", src, dst)["exit_code"] == 0
+    write(src / "a", b"newer", 1_100_000_000)
+    write(dst / "a", b"edited", 1_050_000_000)
+    assert "SF-207" in program.run("transfer", src, dst, "--on-conflict", "keep-both")["codes"]
+    found = program.run("repair", src, dst)
+    assert (found["exit_code"], found["codes"]) == (5, {"SF-521"})
+    assert (dst / long).read_bytes() == b"edited"

@@ -234,7 +234,10 @@ def relink_tasks(expected: Expected, order: Order, control: Control) -> Iterator
 
 
 def _leader(expected: Expected, item: Item) -> Item | None:
-    return None if item.leader is None else expected.of(item.leader)
+    """The file it is another name of; none where that has become another version since."""
+    leader = None if item.leader is None else expected.of(item.leader)
+    same = leader is not None and (leader.algorithm, leader.digest) == (item.algorithm, item.digest)
+    return leader if same else None
 
 
 @dataclass(slots=True)
