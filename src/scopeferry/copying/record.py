@@ -708,7 +708,7 @@ def _free(journal: Journal, chunk: list[tuple[dict[str, Any], Standing]], detail
 
 def _apply(journal: Journal, batch: list[Standing], known: set[str], *, whole: bool) -> None:
     """Write a batch; `known` collects the kinds of details that there are: what a line is silent about has gone, but
-    what was only checked keeps it.
+    what was only checked keeps it. Mode and attributes of a hard link stand in the line of the name that it follows.
     """
     rows: list[tuple[bytes, Row, dict[str, Any]]] = []
     recipes = {name: journal.recipe({"folded": True, "digests": [name]}) for name in {one.working for one in batch}}
@@ -731,7 +731,10 @@ def _apply(journal: Journal, batch: list[Standing], known: set[str], *, whole: b
             said |= _kept(entry)
         elif entry.xattrs:
             said[GIVEN] = given_names(entry.xattrs)
-        silent = known & {"as", f"digest:{entry.working}"} if entry.action == "checked" else known
+        silent = known
+        if entry.action == "checked":
+            of_leader = {"mode", "xattrs"} if entry.kind == states.HARDLINK else set()
+            silent = known & ({"as", f"digest:{entry.working}"} | of_leader)
         known |= said.keys()
         digest = entry.digests.get(entry.working)  # None for a link
         row = Row(
