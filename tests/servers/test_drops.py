@@ -9,6 +9,7 @@ import threading
 import pytest
 
 import scopeferry
+from scopeferry.copying import heartbeat
 from scopeferry.kernel import publish
 from scopeferry.testing.servers import IMPATIENT, rclone
 from scopeferry.testing.steps import Steps, error
@@ -271,6 +272,25 @@ def test_an_error_that_passes_at_the_destination(share, src, code, call):
         result = scopeferry.transfer(src, share.point / "copy", workers=2)
     assert (result.exit_code, result.copied + result.adopted) == (0, 61), codes(result)
     finishes(src, share)
+
+
+def test_an_error_that_passes_before_the_first_file(share, src, monkeypatch):
+    """While the lock is taken, and while it is asked which names the server takes."""
+    real, tried = heartbeat.os.open, []
+
+    def fails_once(path, *more, **how):
+        if str(path).endswith("lock.held"):
+            tried.append(path)
+            if len(tried) == 1:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return real(path, *more, **how)
+
+    monkeypatch.setattr(heartbeat.os, "open", fails_once)
+    with Steps() as steps:
+        steps.before("make_folder", error(errno.EIO), when=lambda _, name, *__: name.startswith(".sf-"))
+        result = scopeferry.transfer(src, share.point / "copy", workers=2)
+    assert (result.exit_code, result.copied) == (0, 61), codes(result)
+    assert len(tried) == 2
 
 
 @pytest.mark.slow

@@ -92,9 +92,14 @@ def _made(path: str, facts: bytes) -> bool:
             return False
         raise
     try:
-        os.write(fd, facts)
-    finally:
-        os.close(fd)
+        try:
+            os.write(fd, facts)
+        finally:
+            os.close(fd)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(path)  # or we would find ourselves at work there
+        raise
     return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -15,8 +14,6 @@ from scopeferry.errors import Refused, Temporary, UsageError
 from scopeferry.kernel import publish
 from scopeferry.kernel.publish import system
 from scopeferry.logs import host, printable
-
-AGAIN_S = (0.2, 0.5, 1.0)  # waits before a lock is tried again on a mount that answers with an error
 
 
 def state_folder() -> str:
@@ -219,16 +216,6 @@ class Lock:
         from scopeferry.copying.heartbeat import Heartbeat
 
         beating = Heartbeat(self._held_path, self.run)
-        for wait_s in AGAIN_S:
-            try:
-                mine = beating.take(self._facts())
-                break
-            except OSError as error:  # a mount that has just come back
-                if error.errno != errno.EIO:
-                    raise
-                time.sleep(wait_s)
-        else:
-            mine = beating.take(self._facts())
-        if not mine:
+        if not beating.take(self._facts()):
             raise self._held(self.holder())
         self._beating = beating

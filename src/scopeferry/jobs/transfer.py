@@ -52,6 +52,7 @@ SMALL_BYTES = 1 << 20
 AT_ONCE = 100_000  # rows whose manifests are written within a second
 PASSES = 4  # the first, and at most three more for what changed meanwhile
 BACK_WAITS_S = (0.1, 1.0, 5.0)  # between the tries at what a server that is coming back did not give
+AWAY = {"SF-322", "SF-323"}  # what is said of a side that is away
 MARGIN = 1.02
 NOT_FINISHED = 6  # the exit code of a source that is not finished
 
@@ -134,6 +135,7 @@ class TransferJob:
         self.meter = Meter(os.path.basename(self.result.source), self.control, settings.verify)
         self._noted = self.started
         self.may_fork = False
+        self._far = False  # is the destination on a network, before there is an order?
         self.result.details.update(digests=list(self.digests), verify=settings.verify, links=0, unproved=0)
         self.result.details.update(retries=0, waived=settings.waived)
 
@@ -181,7 +183,8 @@ class TransferJob:
             yield from self._answering(LocalStore(where, disk))
         make(self.dst, parents=self.settings.parents)
         self.lock = place.Lock(self.place.lock, self.result.run)
-        self.lock.acquire()
+        self._far = disk.network
+        yield from self._patiently(partial(_at_once, self.lock.acquire))
         self._register()
         place.make_shared(self.place.records)
         place.make_private(os.path.dirname(self.place.journal))
@@ -193,7 +196,7 @@ class TransferJob:
         self._rebuild(self.journal)
         self.order = order = self._order(self.journal)
         self._note_mount(self.journal, order)
-        self.order = order = self._ask(order)
+        self.order = order = yield from self._patiently(partial(_at_once, partial(self._ask, order)))
         journal = self.journal
         self.record = record.Record(self.place.records, self._header(), lambda number: journal.set(generation=number))
         self.left = LeftOut(self.journal, self.record)
@@ -357,9 +360,12 @@ class TransferJob:
 
     def _may_pass(self, error: Exception) -> bool:
         """Is it what a server says that is going away or coming back?"""
-        order, code = self.order, getattr(error, "errno", None)
-        far = order is not None and (order.source.disk.network or order.store.disk.network)
-        return far and (isinstance(error, Temporary) or code in {errno.EIO, *system.GONE})
+        order, far = self.order, self._far
+        if order is not None:
+            far = order.source.disk.network or order.store.disk.network
+        if isinstance(error, OSError):
+            return far and error.errno in {errno.EIO, *system.GONE}
+        return far and isinstance(error, Temporary) and error.code in AWAY
 
     def _sleep(self, seconds: float) -> Iterator[None]:
         end = time.monotonic() + seconds
@@ -792,6 +798,12 @@ class TransferJob:
             self.lock.release()
         if self.registration is not None:
             ended(self.registration, self.result)
+
+
+def _at_once(call: Callable[[], Any]) -> Generator[Event | None, None, Any]:
+    """A call as a step."""
+    yield None
+    return call()
 
 
 def _ledger(journal: Journal, rec: record.Record, order: Order, run_id: str) -> CopyLedger:
