@@ -12,7 +12,7 @@ from scopeferry.cli.main import main
 from scopeferry.copying.listed import ListedFiles
 from scopeferry.copying.target import Target
 from scopeferry.jobs.inspect import inspect
-from scopeferry.jobs.live import Live
+from scopeferry.jobs.live import Live, live
 from scopeferry.jobs.target_run import TargetRun
 from scopeferry.kernel.publish import disk
 from scopeferry.kernel.task import Control
@@ -139,9 +139,12 @@ def test_what_stood_in_the_way_for_a_while_is_no_failure(store, tmp_path):
     assert not differences(store.root, copy)
 
 
-def test_a_time_of_the_future_is_no_pause(store, tmp_path):
+@pytest.mark.parametrize(("name", "at_s"), [("1", 2**33), ("protocol.pdf", 1_600_000_000)])
+def test_a_time_that_is_not_of_the_acquisition_is_no_pause(store, name, at_s):
+    """One of the future; that of a file which is no chunk and was made years ago."""
     store.put(0, 1)
-    os.utime(store.path(1), (2**33, 2**33))
+    (store.root / name).touch()
+    os.utime(store.root / name, (at_s, at_s))
     source = TreeSource(str(store.root), disk(str(store.root)))
     with Watched(source, Ending(), watch="scan") as watched:
         for found in watched.items():
@@ -195,3 +198,13 @@ def test_a_folder_that_came_and_went_is_no_failure(store, tmp_path, monkeypatch)
                 passing.mkdir()
                 (passing / "a").touch()
     assert (job.result.exit_code, job.result.problems) == (0, [])
+
+
+def test_a_time_that_no_journal_holds(store, tmp_path, state):
+    """It is kept all the same, where the file systems have it, and costs no second copy."""
+    store.put(0, 1, 2)
+    os.utime(store.path(1), (2**34 - 1, 2**34 - 1))
+    store.finish()
+    first, again = (live(store.root, tmp_path / "copy") for _ in range(2))
+    assert (first.exit_code, again.exit_code, again.copied) == (0, 0, 0), first.problems
+    assert not differences(store.root, tmp_path / "copy")

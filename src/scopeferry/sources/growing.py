@@ -58,9 +58,9 @@ class GrowingTree:
     is this name a writer's temporary one? All in one thread.
 
     What the decision about the end needs: ``newest_change_ns`` (change time in the source, of the source's clock),
-    ``changed_s`` (when we last saw a change, monotonic), ``newest`` (the file) and ``newest_file_ns``, ``gap_s``,
-    ``temporary_names``, ``not_whole``, ``markers``, ``walk`` and ``walks``, ``drained``, ``unreadable``,
-    ``absent_since``.
+    ``changed_s`` (when we last saw a change, monotonic), ``newest`` (the file) and ``newest_file_ns``, ``gap_s``
+    and ``chunk_gap_s``, ``temporary_names``, ``not_whole``, ``markers``, ``walk`` and ``walks``, ``drained``,
+    ``unreadable``, ``absent_since``.
     """
 
     def __init__(
@@ -197,8 +197,13 @@ class GrowingTree:
 
     @property
     def gap_s(self) -> float:
-        """The longest pause between two modification times of chunks so far, in seconds."""
+        """The longest pause between two modification times of files so far, in seconds."""
         return self._signs.gaps.longest_ns / 1e9
+
+    @property
+    def chunk_gap_s(self) -> float:
+        """The same of files that are named as chunks are: a protocol of last year is no pause of an acquisition."""
+        return self._signs.key_gaps.longest_ns / 1e9
 
     @property
     def newest_change_ns(self) -> int:

@@ -142,7 +142,7 @@ class Files:
             else:
                 if self._signs.unreadable:
                     self._signs.readable(folder.join(name))
-                yield name, found
+                yield name, publish.noted_facts(found)
 
     def _is_version(self, row: Version, found: os.stat_result) -> bool:
         if row[0] != found.st_size or row[1] != found.st_mtime_ns:
@@ -202,7 +202,7 @@ class Files:
         if seen.first or version not in (seen.before, latest):
             self._signs.note_file(path, seen.found)
             if rank == CHUNK and stat.S_ISREG(seen.found.st_mode):
-                self._signs.gaps.add(min(seen.found.st_mtime_ns, time.time_ns()))  # one of the future is no pause
+                self._signs.note_pause(path, seen.found.st_mtime_ns)
         look = self.looks.by_path.get(path)
         moved = look is None or look.version != version
         if rank == METADATA:
@@ -281,7 +281,7 @@ class Files:
         try:
             if folder is None:
                 raise FileNotFoundError
-            found = system.lstat(self._way.open(head), name)
+            found = publish.noted_facts(system.lstat(self._way.open(head), name))
         except (FileNotFoundError, NotADirectoryError, Refused):
             self._lost(path, folder)
             return

@@ -6,6 +6,7 @@ Bounded: of each kind so many paths are named (``limits.MOST_TOLD``), the rest a
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Collection
 from typing import Any
@@ -17,13 +18,15 @@ from scopeferry.sources.gaps import Gaps
 from scopeferry.sources.growing_folders import Folder
 from scopeferry.sources.outbox import Version
 
+_KEY = re.compile(r"(?:c\.)?[0-9]+(?:\.[0-9]+)*|c")  # what the last part of any chunk key looks like
+
 
 class Signs:
     """Told of what is seen. ``steady``: change times of files are evidence."""
 
     def __init__(self, *, steady: bool) -> None:
         self._steady = steady
-        self.gaps = Gaps()
+        self.gaps, self.key_gaps = Gaps(), Gaps()  # of all files; of those that are named as chunks are
         self.changes = self.failures = 0
         self.changed_s = time.monotonic()
         self.newest_change_ns = self.newest_file_ns = 0
@@ -56,6 +59,13 @@ class Signs:
         at = self.note(found)
         if at > self.newest_file_ns:
             self.newest_file_ns, self.newest = at, path
+
+    def note_pause(self, path: str, mtime_ns: int) -> None:
+        """When a file was written; one of the future is no pause."""
+        at_ns = min(mtime_ns, time.time_ns())
+        self.gaps.add(at_ns)
+        if _KEY.fullmatch(path.rpartition("/")[2]):
+            self.key_gaps.add(at_ns)
 
     def note_change(self, path: str, mark: Mark) -> None:
         """Somebody else has seen this version of a file: if it is newer than all that we saw, something has changed."""

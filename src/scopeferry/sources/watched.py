@@ -8,7 +8,6 @@ looks. In one thread.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -37,7 +36,7 @@ from scopeferry.sources.known import Known, NothingKnown
 from scopeferry.sources.ready import METADATA as METADATA_NAMES
 from scopeferry.sources.ready import Process, Readiness, is_of_metadata, is_temporary
 from scopeferry.sources.tree import Selection, TreeSource
-from scopeferry.sources.zarr import ZarrTree
+from scopeferry.sources.zarr import LOCK_NAME, ZarrTree
 
 MOST_BYTES = 64 << 20  # of metadata that are read
 LOCK = "frames.journal.partial"  # open and locked as long as our own acquisition writes
@@ -47,7 +46,6 @@ CUT = 100  # paths that are named
 UNDECIDED_S = 12.0  # after so long a file that is not whole has told who writes it, or never will
 EMPTY_S = 1.0  # between two looks for folders that are empty
 SLICE_S = 0.02  # of listing again
-_LOCK = re.compile(r"(.+?)(?:_[0-9a-f]{1,16})?\.__lock", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +259,7 @@ class Watched:
 
     def _note_rest(self) -> None:
         for path in self.tree.take_went():
-            match = _LOCK.fullmatch(path)
+            match = LOCK_NAME.fullmatch(path)
             if match is not None and not self._exists(match[1]):
                 self.zarr.lock_went(path)
         self._note_markers()
@@ -321,7 +319,7 @@ class Watched:
         return Facts(
             now_s=now_s,
             quiet_s=quiet_s,
-            gap_s=tree.gap_s,
+            gap_s=tree.chunk_gap_s if zarr.found else tree.gap_s,
             settle_s=ending.settle_s,
             settle_given=ending.settle_given,
             listed=walk is not None and tree.absent_since is None and not self._relisted,

@@ -47,13 +47,13 @@ from scopeferry.sources.zarr_promises import Promise, first_axes, is_plate, prom
 from scopeferry.sources.zarr_truth import BY_FOLDER, EMPTY, MISSING, WRITTEN, Chunks
 
 __all__ = [
-    "METADATA", "ArrayLayout", "ArrayTruth", "Change", "Chunks", "File", "Index", "Keys", "Metadata", "Place",
-    "Promise", "Sharding", "ZarrTree", "in_order", "read_metadata",
+    "LOCK_NAME", "METADATA", "ArrayLayout", "ArrayTruth", "Change", "Chunks", "File", "Index", "Keys", "Metadata",
+    "Place", "Promise", "Sharding", "ZarrTree", "in_order", "read_metadata",
 ]  # fmt: skip
 
 MOST_RANGES = 1000
 CHUNK, OTHER = "chunk", "other"
-_LOCK = re.compile(r"(.+?)(?:_[0-9a-f]{1,16})?\.__lock", re.DOTALL)
+LOCK_NAME = re.compile(r"(.+?)(?:_[0-9a-f]{1,16})?\.__lock", re.DOTALL)
 
 
 class File(Protocol):
@@ -345,7 +345,7 @@ class ZarrTree:
         """A lock file (``K.__lock``, ``K_<hex>.__lock``) or the lock of the chunk of this name came and went, and the
         chunk is not there: empty, if it was not written before.
         """
-        match = _LOCK.fullmatch(path)
+        match = LOCK_NAME.fullmatch(path)
         return self._note_empty(path if match is None else match[1], cleared=False)
 
     def _note_empty(self, path: str, *, cleared: bool) -> bool:
