@@ -71,3 +71,15 @@ def small_files():
         return root
 
     return make
+
+
+@pytest.fixture
+def drive(tmp_path, request):
+    """A file system of its own, of 16 MB or of the size that is an indirect parameter."""
+    folder, size = tmp_path / "drive", getattr(request, "param", "16m")
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("needs to mount")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

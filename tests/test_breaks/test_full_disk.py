@@ -1,21 +1,11 @@
 """The destination is full: what is said of it, and of what was never copied for it."""
 
 import os
-import shutil
 import subprocess
 
 import pytest
 
-
-@pytest.fixture
-def drive(tmp_path):
-    """A small file system of its own, as the folder of the destination."""
-    (tmp_path / "drive").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path / "drive"]
-    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("needs to mount")
-    yield tmp_path / "drive"
-    subprocess.run(["umount", tmp_path / "drive"], check=True)
+pytestmark = pytest.mark.parametrize("drive", ["1m"], indirect=True)
 
 
 def test_a_version_that_did_not_fit_and_has_vanished_is_named(program, small_files, tmp_path, drive):

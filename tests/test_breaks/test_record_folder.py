@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 
 import pytest
@@ -20,17 +19,6 @@ def test_a_link_for_a_record_folder_is_refused(program, small_files, tmp_path, c
     found = program.run(command, *([dst] if command == "verify" else [src, dst]))
     assert (found["exit_code"], found["codes"]) == (5, {"SF-504"})
     assert {path: path.read_bytes() for path in (tmp_path / "theirs").rglob("*")} == before
-
-
-@pytest.fixture
-def drive(tmp_path):
-    """A file system of its own, as the destination."""
-    (tmp_path / "drive").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", tmp_path / "drive"]
-    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("needs to mount")
-    yield tmp_path / "drive"
-    subprocess.run(["umount", tmp_path / "drive"], check=True)
 
 
 def test_the_record_of_a_zarr_on_a_drive_never_lies_in_it(program, tmp_path, drive):
@@ -78,3 +66,10 @@ def test_an_empty_name_is_not_the_current_folder(tmp_path, small_files, monkeypa
     assert done.returncode == 2
     assert not os.listdir(tmp_path / "here")
     assert not (tmp_path / "here.scopeferry").exists()
+
+
+def test_records_at_the_root_of_a_drive_are_no_extra(program, small_files, tmp_path, drive):
+    src = small_files(tmp_path / "src", 2)
+    first, second = (program.run("transfer", src, drive) for _ in range(2))
+    assert (drive / ".scopeferry").is_dir()
+    assert [(found["exit_code"], found["extras"]) for found in (first, second)] == [(0, 0), (0, 0)]

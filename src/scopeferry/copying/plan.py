@@ -368,7 +368,7 @@ class Plan:
                 if names is not None and name in names:
                     continue
                 raw = os.fsencode(name)
-                if names is None and scratch.has_name(raw):
+                if (names is None and scratch.has_name(raw)) or (not prefix and name == OURS):
                     continue
                 if publish.part_hash(name) is not None:
                     parts.append(name)
