@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from scopeferry.testing.claims import journal_claims, record_claims
 from scopeferry.testing.trees import differences, parts, random_bytes
 
 COMMAND = Path(sys.executable).with_name("scopeferry")
@@ -85,48 +85,6 @@ class Ship:
             process.kill()
         return self.part_bytes()
 
-    def journal_rows(self) -> dict[bytes, bytes]:
-        """Path -> working digest of what the journal says is done, read from a copy of the file and its log."""
-        home = Path(os.environ["XDG_STATE_HOME"]) / "scopeferry/journals"
-        copy = self.log.with_name("journal-copy")
-        shutil.rmtree(copy, ignore_errors=True)
-        if not home.is_dir():
-            return {}
-        shutil.copytree(home, copy)
-        found = {}
-        for path in copy.glob("*.sqlite"):
-            db = sqlite3.connect(path)
-            try:
-                rows = db.execute(
-                    "SELECT f.path, i.name, i.digest FROM items i JOIN folders f ON f.id = i.folder "
-                    "WHERE i.state = 0 AND i.digest IS NOT NULL"
-                ).fetchall()
-            except sqlite3.OperationalError:  # no tables: killed before the first transaction
-                rows = []
-            finally:
-                db.close()
-            found.update({folder + name: digest for folder, name, digest in rows})
-        return found
-
-    def record_claims(self) -> dict[str, str]:
-        """Path -> working digest of what the records say stands at the destination; torn last lines are left out."""
-        claims = {}
-        for path in sorted(self.records.glob("[0-9]*.jsonl")):
-            for line in path.read_bytes().split(b"\n"):
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue
-                if entry.get("action") in {
-                    "copied",
-                    "adopted",
-                    "checked",
-                    "replaced",
-                    "repaired",
-                } and "xxh128" in entry.get("digest", {}):
-                    claims[entry["path"]] = entry["digest"]["xxh128"]
-        return claims
-
     def check_after_a_fault(self) -> set[str]:
         """No wrong file under a final name; neither journal nor record claims what is not there. The final names."""
         final = set()
@@ -136,10 +94,11 @@ class Ship:
             name = str(path.relative_to(self.dst))
             assert path.read_bytes() == (self.src / name).read_bytes(), f"{name} is wrong under its final name"
             final.add(name)
-        rows, claims = self.journal_rows(), self.record_claims()
+        claims = record_claims(self.records)
+        rows = journal_claims(Path(os.environ["XDG_STATE_HOME"]), self.log.with_name("journal-copy"))
         for name, digest in rows.items():
-            assert xxhash.xxh3_128_digest((self.dst / os.fsdecode(name)).read_bytes()) == digest
-            assert os.fsdecode(name) in claims, "the journal leads the record"
+            assert xxhash.xxh3_128_digest((self.dst / name).read_bytes()) == digest
+            assert name in claims, "the journal leads the record"
         for name, digest in claims.items():
             assert xxhash.xxh3_128_hexdigest((self.dst / name).read_bytes()) == digest
         return final

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import signal
-import sqlite3
 import sys
 import threading
 import time
@@ -18,6 +16,7 @@ import pytest
 import xxhash
 
 from scopeferry.sources.ready import METADATA
+from scopeferry.testing.claims import journal_claims, record_claims
 from scopeferry.testing.orders import LAYOUTS, PATTERNS, pause
 from scopeferry.testing.slow_writer import WRITERS
 
@@ -58,48 +57,10 @@ def published(copy: Path) -> dict[str, str]:
     return {path: digest for path, digest in files(copy).items() if not OURS.fullmatch(os.path.basename(path))}
 
 
-def claims(records: Path, actions=("copied", "adopted", "checked", "replaced", "repaired")) -> dict[str, str]:
-    """Path -> digest of what the records say stands at the copy."""
-    found: dict[str, str] = {}
-    for path in sorted(records.glob("[0-9]*.jsonl")):
-        for line in path.read_bytes().split(b"\n"):
-            try:
-                entry = json.loads(line)
-            except ValueError:  # the last line of a run that was killed
-                continue
-            if entry.get("action") in actions and "xxh128" in entry.get("digest", {}):
-                found[entry["path"]] = entry["digest"]["xxh128"]
-            elif entry.get("action") == "set_aside":
-                found.pop(entry["path"], None)
-    return found
-
-
-def journal_rows(state: Path, scratch: Path) -> dict[str, bytes]:
-    """Path -> digest of what the journal says is done, read from a copy of the file and its log."""
-    shutil.rmtree(scratch, ignore_errors=True)
-    if not (state / "scopeferry/journals").is_dir():
-        return {}
-    shutil.copytree(state / "scopeferry/journals", scratch)
-    found: dict[str, bytes] = {}
-    for path in scratch.glob("*.sqlite"):
-        db = sqlite3.connect(path)
-        try:
-            rows = db.execute(
-                "SELECT f.path, i.name, i.digest FROM items i JOIN folders f ON f.id = i.folder "
-                "WHERE i.state = 0 AND i.digest IS NOT NULL"
-            ).fetchall()
-        except sqlite3.OperationalError:  # no tables: killed before the first transaction
-            rows = []
-        finally:
-            db.close()
-        found.update({os.fsdecode(folder + name): digest for folder, name, digest in rows})
-    return found
-
-
 def check_after_a_kill(run, state: Path, scratch: Path) -> dict[str, str]:
     """Neither journal nor record claims what is not there, and the journal lags. What has its final name."""
-    told = claims(run.records)
-    for path, digest in journal_rows(state, scratch).items():
+    told = record_claims(run.records)
+    for path, digest in journal_claims(state, scratch).items():
         stands = run.destination / path
         assert path in told or not stands.exists(), f"{path}: the journal leads the record"
         if stands.exists():
@@ -198,7 +159,7 @@ def test_killed_before_it_was_noted_and_then_rewritten(store, started, tmp_path)
     assert run.process.wait(timeout=60) == KILLED
     first = store.path(0).read_bytes()
     assert (run.destination / "0.0").read_bytes() == first
-    assert "0.0" not in claims(run.records)
+    assert "0.0" not in record_claims(run.records)
     store.put(0)
     store.finish()
     started().ends()
