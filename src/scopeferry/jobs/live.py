@@ -215,7 +215,7 @@ class _Follow:
             running.writer, running.pace, running.declared = self.writer, self.pace, self._declared
             self.running = running
         except Exception as error:  # noqa: BLE001  (also UsageError, and a bug: the others go on)
-            told = of_the_run(error)
+            told = of_the_run(error, self.aim.destination)
             self._waiting.add(told.code, told.path, str(told), told.hint)
             self._waiting.state = "interrupted" if isinstance(told, Interrupted) else "failed"
             return

@@ -28,7 +28,7 @@ from scopeferry.copying.order import Order
 from scopeferry.copying.target import LiveSettings, Target
 from scopeferry.errors import Failed, Refused, ScopeferryError, UsageError
 from scopeferry.jobs.result import MAX_PROBLEMS
-from scopeferry.jobs.transfer import NOTE_S, TransferJob
+from scopeferry.jobs.transfer import NOTE_S, TransferJob, system_error
 from scopeferry.kernel import journal as states
 from scopeferry.kernel.events import Event
 from scopeferry.kernel.gentle import SILENT_S, Pace, Writer
@@ -318,7 +318,7 @@ class TargetRun(TransferJob):
             raise
 
     def _of_the_run(self, error: Exception) -> ScopeferryError:
-        return self._system_error(error) if isinstance(error, OSError) else of_the_run(error)
+        return self._system_error(error) if isinstance(error, OSError) else of_the_run(error, self.dst)
 
     def _land(self) -> Iterator[None]:
         """Wait until nothing is in flight."""
@@ -491,7 +491,10 @@ class TargetRun(TransferJob):
             details["acquired_bytes"], details["lag_s"] = growing.acquired, self.lag_s
         details["healed"] = sum(problem.code == "SF-902" for problem in self.result.problems)
         self._count_there(journal)
-        journal.note_run(self.result.run, self._snapshot())
+        try:
+            journal.note_run(self.result.run, self._snapshot())
+        except ScopeferryError as error:  # only `status` lacks it then
+            self._add(error)
         super()._end(journal, rec)
         if decision is not None and decision.ends and self.result.exit_code in {0, 6}:
             self.result.state = decision.state
@@ -584,13 +587,12 @@ class TargetRun(TransferJob):
         yield from self._land()
 
 
-def of_the_run(error: Exception) -> ScopeferryError:
-    """What ends a target, as an error of ours: what is none, and none of the system's, is a bug."""
+def of_the_run(error: Exception, path: str) -> ScopeferryError:
+    """What ends the target at this destination, as an error of ours: what is none of the system's is a bug."""
     if isinstance(error, ScopeferryError):
         return error
     if isinstance(error, OSError):
-        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""  # or a descriptor
-        return Failed(f"{error.strerror or error}: {printable(where)}", code="SF-301", path=where)
+        return system_error(error, path)
     return Failed(f"internal error: {type(error).__name__}: {error}", code="SF-302")
 
 

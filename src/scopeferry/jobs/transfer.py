@@ -787,7 +787,7 @@ class TransferJob:
             return Temporary(f"source is gone: {printable(self.src)}", code="SF-322", path=self.src)
         if not os.path.isdir(self.dst):
             return Temporary(f"destination is gone: {printable(self.dst)}", code="SF-323", path=self.dst)
-        return _system_error(error, self.dst)
+        return system_error(error, self.dst)
 
     def _close(self) -> None:
         if self.record is not None:
@@ -820,7 +820,8 @@ def _limit(bytes_per_s: float | None) -> Limit | None:
     return TokenBucket(bytes_per_s)
 
 
-def _system_error(error: OSError, path: str) -> ScopeferryError:
+def system_error(error: OSError, path: str) -> ScopeferryError:
+    """What the system says of a destination, as an error of ours."""
     if error.errno in system.NO_SPACE:
         return NoSpace(f"destination is full: {printable(path)}", code="SF-313", path=path)
     if error.errno in system.GONE:
@@ -836,4 +837,4 @@ def _state(result: Result) -> str:
     return {0: "complete", 130: "interrupted", 3: "partial", 5: "partial", 6: "partial"}.get(code, "failed")
 
 
-__all__ = ["TransferJob", "transfer"]
+__all__ = ["TransferJob", "system_error", "transfer"]
