@@ -802,7 +802,7 @@ class TransferJob:
 
 def _at_once(call: Callable[[], Any]) -> Generator[Event | None, None, Any]:
     """A call as a step."""
-    yield None
+    yield from ()
     return call()
 
 
