@@ -218,3 +218,30 @@ def test_what_changed_in_looked_at_folders_is_done_like_any_other(tree, state, t
         3,
         {f"{folders[0].name}/1.tif"},
     )
+
+
+#: In a process of its own: forks are only made where no thread is.
+LOOK = """
+import json, sys
+from scopeferry.config import TransferSettings
+from scopeferry.copying.plan import Plan
+from scopeferry.jobs.transfer import TransferJob
+
+looks, look = [], Plan._settled
+Plan._settled = lambda plan: looks.append(look(plan)) or dict(looks[-1])  # a walk takes them out
+job = TransferJob(*sys.argv[1:], TransferSettings())
+job.may_fork = True
+for _ in job.run():
+    pass
+found = {path.decode(): [settled[0], settled[4]] for path, settled in looks[0].items()}
+print(json.dumps([job.result.exit_code, found]))
+"""
+
+
+def test_the_look_finds_all_folders_of_a_rerun_settled(tree, state, tmp_path):
+    """Else each is walked as if there had been no look, and the rerun takes twice as long."""
+    dst = tmp_path / "dst"
+    assert ferry(tree, dst)["returncode"] == 0
+    done = subprocess.run([sys.executable, "-c", LOOK, tree, dst], check=True, capture_output=True, text=True)
+    wanted = {"": [0, []]} | {f"f{number:03}/": [FILES, []] for number in range(FOLDERS)}
+    assert json.loads(done.stdout) == [0, wanted]

@@ -73,12 +73,12 @@ def _look_at(plan: Plan, journal: Journal, prefix: bytes, here: Folders, there: 
     head = os.fsdecode(prefix)
     folder, twin = here.open(head.rstrip("/")), there.open(head.rstrip("/"))
     merge = _Look(plan, head.rstrip("/"), head, folder, twin)
-    with system.scan(folder) as listing:
+    with system.scan(folder) as listing:  # its entries are looked at while it is open
         entries = list(islice(listing, CHUNK + 1))
-    rows = journal.raw_folder(prefix)
-    if len(entries) > CHUNK:
-        raise _MovedError
-    merge.entries(entries, rows, None)
+        rows = journal.raw_folder(prefix)
+        if len(entries) > CHUNK:
+            raise _MovedError
+        merge.entries(entries, rows, None)
     if rows or merge.events:  # something vanished, or there is something to say
         raise _MovedError
     names = {entry.name for entry in entries}
